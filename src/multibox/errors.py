@@ -1,0 +1,71 @@
+"""The exceptions of multibox. Every message says what is wrong, with which thing, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ClassMapError",
+    "ContractError",
+    "ImageError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "MultiboxError",
+    "OptionError",
+    "did_you_mean",
+]
+
+
+class MultiboxError(Exception):
+    """Base of everything multibox raises on purpose; the command line prints it as one line."""
+
+
+class ContractError(MultiboxError, ValueError):
+    """A value breaks one of the data contracts (shape, dtype, range); the message shows expected and actual."""
+
+
+class ClassMapError(ContractError):
+    """Two class lists that must agree do not, or a class is unknown; the message shows the difference."""
+
+
+class ImageError(MultiboxError):
+    """A picture cannot be read. `source` names it."""
+
+    def __init__(self, source: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{source}: {reason}; {remedy}")
+        self.source, self.reason, self.remedy = source, reason, remedy
+
+
+class ModelFileError(MultiboxError):
+    """A model file is missing, damaged, foreign or from a newer version. `source` names it."""
+
+    def __init__(self, source: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{source}: {reason}; {remedy}")
+        self.source, self.reason, self.remedy = source, reason, remedy
+
+
+class OptionError(MultiboxError, ValueError):
+    """An option or a name is unknown or has an impossible value."""
+
+
+class MissingDependencyError(MultiboxError, ImportError):
+    """An optional package is needed for what was asked."""
+
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}; install it with: pip install 'multibox[{extra}]'")
+        self.package, self.extra = package, extra
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A sentence that names the nearest choice, or lists all choices when none is near.
+
+    >>> did_you_mean("ssd30_vgg16", ["ssd300_vgg16", "tinyssd256"])
+    "did you mean 'ssd300_vgg16'?"
+    """
+    known = sorted(choices)
+    near = difflib.get_close_matches(name.casefold(), [c.casefold() for c in known], n=1, cutoff=0.6)
+    if near:
+        match = next(c for c in known if c.casefold() == near[0])
+        return f"did you mean {match!r}?"
+    return f"known: {', '.join(known)}"
