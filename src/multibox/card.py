@@ -1,0 +1,157 @@
+"""The model card: everything a model file says about itself, besides its weights.
+
+It travels as one JSON text, in the header of a `.safetensors` file and in the metadata of an `.onnx` file, and is enough
+to feed the model and to read its output without any other source.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multibox.anchors import AnchorSpec, anchors_digest
+from multibox.classes import ClassMap
+from multibox.errors import ContractError, ModelFileError, OptionError, did_you_mean
+from multibox.postprocess import PostprocessSpec, Variances
+from multibox.preprocess import Preprocess
+
+__all__ = ["METADATA_KEY", "ModelCard", "read_safetensors_card"]
+
+METADATA_KEY = "multibox"  # the key of the JSON text in a file's metadata
+FORMAT_VERSION = 1
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is known about one model.
+
+    Args:
+        name: how the model is called in listings.
+        builder: registered builder of the network, and
+        arguments: its keyword arguments; together they rebuild the network.
+        class_map: the classes, in the order of the outputs (background not counted).
+        preprocess: from picture to input.
+        postprocess: from output to detections; the defaults for evaluation.
+        anchors: default box specification.
+        variances: scale of the offsets.
+        feature_sizes_hw: (height, width) of each map at the input size.
+        anchors_sha256: digest of the default boxes, checked whenever they are made again.
+        summary: levels, parameters, multiply-adds (see `multibox.models.inspect`).
+        licence: SPDX expression of the weights.
+        source: where the weights come from.
+        training: recipe, data fingerprint and the like, when multibox trained it.
+        metrics: measured results, each with its protocol.
+    """
+
+    name: str
+    builder: str
+    arguments: dict[str, Any]
+    class_map: ClassMap
+    preprocess: Preprocess
+    postprocess: PostprocessSpec
+    anchors: AnchorSpec
+    variances: Variances
+    feature_sizes_hw: tuple[tuple[int, int], ...]
+    anchors_sha256: str
+    summary: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    source: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def anchors_cxcywh(self) -> NDArray[np.float32]:
+        """Default boxes [A, 4], made from the specification and checked against the stored digest."""
+        boxes = self.anchors.generate(self.feature_sizes_hw, self.preprocess.size_hw)
+        if anchors_digest(boxes) != self.anchors_sha256:
+            raise ModelFileError(
+                self.name, "its default boxes differ from those it was made with", "use the version that wrote the file"
+            )
+        return boxes
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys, so that equal cards are equal bytes."""
+        data: dict[str, Any] = {"format": FORMAT_VERSION}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            data[item.name] = value.to_dict() if hasattr(value, "to_dict") else value
+        return json.dumps(data, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> ModelCard:
+        """Inverse of `to_json`.
+
+        Args:
+            text: the JSON text.
+            source: the file it was found in, for messages.
+
+        Raises:
+            ModelFileError: not a card, a card from a newer version, or one whose parts contradict each other.
+        """
+        broken = "get the file again or export it anew"
+        try:
+            data = json.loads(text)
+            version = data.pop("format")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise ModelFileError(source, "its multibox metadata is damaged", broken) from None
+        if version != FORMAT_VERSION:
+            raise ModelFileError(source, f"it has metadata format {version}, this multibox reads {FORMAT_VERSION}", "upgrade multibox")
+        known = {item.name for item in fields(cls)}
+        for key in data:
+            if key not in known:
+                raise ModelFileError(source, f"unknown metadata key {key!r}; {did_you_mean(key, known)}", broken)
+        try:
+            return cls(**{key: _PARSERS.get(key, lambda value: value)(value) for key, value in data.items()})
+        except (ContractError, OptionError, KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(source, f"its multibox metadata is damaged ({error})", broken) from None
+
+
+def _sizes(values: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((int(h), int(w)) for h, w in values)
+
+
+def _variances(values: Any) -> Variances:
+    a, b, c, d = (float(v) for v in values)
+    return a, b, c, d
+
+
+_PARSERS: Mapping[str, Any] = {
+    "class_map": ClassMap.from_dict,
+    "preprocess": Preprocess.from_dict,
+    "postprocess": PostprocessSpec.from_dict,
+    "anchors": AnchorSpec.from_dict,
+    "variances": _variances,
+    "feature_sizes_hw": _sizes,
+}
+
+
+def read_safetensors_card(path: Path) -> ModelCard:
+    """The card in the header of a `.safetensors` file, read without any tensor.
+
+    Raises:
+        ModelFileError: missing, damaged, or not written by multibox.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if not 2 <= length <= LARGEST_HEADER:
+                raise ModelFileError(str(path), "it is not a safetensors file", "get the file again")
+            header = json.loads(file.read(length))
+            metadata = header.get("__metadata__", {})
+    except FileNotFoundError:
+        raise ModelFileError(str(path), "no such file", "check the path, or see `multibox list`") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelFileError(str(path), f"its header cannot be read ({error})", "get the file again") from None
+    if METADATA_KEY not in metadata:
+        raise ModelFileError(
+            str(path), "a safetensors file without multibox metadata", "convert foreign weights with `multibox import`"
+        )
+    return ModelCard.from_json(metadata[METADATA_KEY], source=str(path))

@@ -1,0 +1,168 @@
+"""Export to ONNX through torch's dynamo exporter."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multibox.card import METADATA_KEY, ModelCard
+from multibox.errors import ContractError, MissingDependencyError
+from multibox.models.detector import Detector
+
+__all__ = ["OPSET", "export_onnx"]
+
+OPSET = 18  # the lowest the exporter writes without conversion; every runtime of the last three years reads it
+IR_VERSION = 10  # readable by ONNX Runtime from 1.18
+PRODUCER = "multibox"
+
+
+class _RawHead(nn.Module):
+    """The last stage as two named tensors."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        stage = self.detector(images)[-1]
+        return stage.offsets, stage.logits
+
+
+def export_onnx(detector: Detector, card: ModelCard, path: Path) -> None:
+    """Write a detector as an `.onnx` file with raw outputs and a free batch size.
+
+    Input `images` [batch, 3, H, W] float32, preprocessed as the card says; outputs `offsets` [batch, A, 4] and `logits`
+    [batch, A, K]. The card goes into the metadata, beside the keys other tools look for. Node and tensor names are made
+    canonical, so that equal weights give equal bytes with the same versions of torch and onnxscript.
+
+    Raises:
+        MissingDependencyError: onnx or onnxscript is not installed.
+        ContractError: the path does not end in `.onnx`, or the network has several stages.
+    """
+    if path.suffix != ".onnx":
+        raise ContractError(f"an ONNX file ends in .onnx, got {path.name!r}")
+    if len(detector.heads) != 1:
+        raise ContractError("raw export is for one stage; a cascade's later anchors depend on its earlier stages")
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "onnx", "exporting to ONNX", "export") from None
+    images = torch.zeros(2, 3, *card.preprocess.size_hw)
+    wrapper = _RawHead(copy.deepcopy(detector).cpu().float()).eval()
+    program = torch.onnx.export(
+        wrapper,
+        (images,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=["offsets", "logits"],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+        verbose=False,
+    )
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    model = onnx.load_from_string(buffer.getvalue())
+    _fold_pads(model.graph)
+    _make_canonical(model)
+    for key, value in sorted(_metadata(card).items()):
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model, full_check=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(model.SerializeToString(deterministic=True))
+    os.replace(partial, path)
+
+
+def _metadata(card: ModelCard) -> dict[str, str]:
+    """The card, and the keys that other runtimes' tools read."""
+    return {
+        METADATA_KEY: card.to_json(),
+        "description": f"{card.name}: single-shot detector, raw outputs",
+        "license": card.licence,
+        "task": "detect",
+        "stride": str(max(level["stride"] for level in card.summary["levels"])),
+        "imgsz": json.dumps(list(card.preprocess.size_hw)),
+        "names": repr(dict(enumerate(card.class_map.names))),
+        "preprocess": json.dumps(card.preprocess.to_dict(), sort_keys=True),
+        "box_format": "offsets to unit cxcywh default boxes",
+        "anchors_sha256": card.anchors_sha256,
+    }
+
+
+def _fold_pads(graph: Any) -> None:
+    """Merge a constant zero Pad into the convolution that alone reads it; SAME padding then costs no copy."""
+    from onnx import helper, numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for pad in [node for node in graph.node if node.op_type == "Pad"]:
+        users = readers.get(pad.output[0], [])
+        value = constants.get(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else None
+        if len(users) != 1 or users[0].op_type != "Conv" or pad.input[1] not in constants:
+            continue
+        if value is not None and numpy_helper.to_array(value).any():
+            continue
+        amounts = numpy_helper.to_array(constants[pad.input[1]]).tolist()  # begins of N, C, H, W, then ends
+        if any(amounts[:2]) or any(amounts[4:6]):
+            continue
+        conv = users[0]
+        own = next((list(a.ints) for a in conv.attribute if a.name == "pads"), [0, 0, 0, 0])
+        kept = [a for a in conv.attribute if a.name not in ("pads", "auto_pad")]
+        total = [a + b for a, b in zip(own, amounts[2:4] + amounts[6:8], strict=True)]
+        del conv.attribute[:]
+        conv.attribute.extend(sorted([*kept, helper.make_attribute("pads", total)], key=lambda a: a.name))
+        conv.input[0] = pad.input[0]
+        graph.node.remove(pad)
+
+
+def _make_canonical(model: Any) -> None:
+    """Names by position, nothing about the machine or the tool versions, no unused constants."""
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    parameters = {tensor.name: tensor.name.removeprefix("detector.") for tensor in kept}
+    renamed: dict[str, str] = {name: name for name in fixed}
+    for number, node in enumerate(graph.node):
+        for name in node.input:
+            if name in parameters and name not in renamed:
+                renamed[name] = parameters[name] if "." in parameters[name] else f"constant_{len(renamed)}"
+        node.name = f"{node.op_type}_{number}"
+        for slot, name in enumerate(node.output):
+            renamed.setdefault(name, f"{node.op_type}_{number}_{slot}" if name else "")
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed[name] for name in node.output]
+        node.doc_string = ""
+        del node.metadata_props[:]
+        ordered = sorted(node.attribute, key=lambda a: a.name)
+        del node.attribute[:]
+        node.attribute.extend(ordered)
+    for tensor in kept:
+        tensor.name = renamed[tensor.name]
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    del graph.initializer[:]
+    graph.initializer.extend(sorted(kept, key=lambda t: t.name))
+    del graph.value_info[:]
+    graph.name, graph.doc_string = PRODUCER, ""
+    for value in (*graph.input, *graph.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    del graph.metadata_props[:]
+    del model.functions[:]
+    del model.metadata_props[:]
+    model.producer_name, model.producer_version, model.doc_string = PRODUCER, "", ""
+    model.ir_version = IR_VERSION

@@ -1,0 +1,25 @@
+"""What a feature network promises to the rest of a detector."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+__all__ = ["FeatureNetwork"]
+
+
+class FeatureNetwork(nn.Module):
+    """Base of all backbones: a picture in, one feature map per level out, finest first.
+
+    Heads read `channels`; map sizes are measured, never declared, so that any input size works.
+
+    Attributes:
+        channels: channels of each returned map.
+        level_names: what the literature calls each map.
+    """
+
+    channels: tuple[int, ...]
+    level_names: tuple[str, ...]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] -> one [B, channels[k], h_k, w_k] per level."""
+        raise NotImplementedError

@@ -1,0 +1,127 @@
+"""What a network is made of, measured on the network itself: maps, receptive fields, parameters, multiply-adds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.weak import WeakTensorKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from multibox.models.detector import Detector
+
+__all__ = ["summarise"]
+
+aten = torch.ops.aten
+_POOLS = (aten.max_pool2d_with_indices.default,)
+_GLOBAL_POOLS = (aten.adaptive_max_pool2d.default, aten._adaptive_avg_pool2d.default)
+
+
+class _Tracer(TorchDispatchMode):
+    """Follows every tensor operation: how far each output sees into the input, and what it costs.
+
+    A tensor's reach is (receptive field, jump) in input pixels per axis-free side: a k-wide, d-dilated window over
+    positions `jump` apart adds (k − 1) · d · jump to the field; a stride multiplies the jump.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.multiply_adds = 0
+        self._whole = max(images.shape[2:])
+        self._reach: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._set(images, (1.0, 1.0))
+
+    def _set(self, tensor: Tensor, reach: tuple[float, float]) -> None:
+        self._reach[tensor] = reach
+
+    def field(self, tensor: Tensor) -> int | None:
+        """Receptive field in pixels; None when it is the whole picture by construction."""
+        field = self._reach[tensor][0]
+        return None if field == float("inf") else int(field)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        sources = [self._reach[a] for a in _tensors(args) if a in self._reach]
+        if sources:
+            reach = (max(s[0] for s in sources), max(s[1] for s in sources))
+            if func is aten.convolution.default:
+                self.multiply_adds += out.numel() // out.shape[0] * args[1][0].numel()
+                reach = _window(reach, args[1].shape[-1], stride=args[3][0], dilation=args[5][0])
+            elif func in _POOLS:
+                reach = _window(reach, args[1][0], stride=args[2][0], dilation=1)
+            elif func in _GLOBAL_POOLS:
+                reach = (float("inf"), reach[1])
+            for result in _tensors([out]):
+                self._set(result, reach)
+        return out
+
+
+def _window(reach: tuple[float, float], kernel: int, *, stride: int, dilation: int) -> tuple[float, float]:
+    field, jump = reach
+    return field + (kernel - 1) * dilation * jump, jump * stride
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found
+
+
+
+def summarise(detector: Detector, size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Levels, totals, parameters and multiply-adds of a detector at an input size, as JSON values.
+
+    Each level has: name, size_hw, channels, stride, receptive_field (pixels of the input, before cutting at its border;
+    None for a global pooling), boxes_per_cell, boxes, outputs = height × width × boxes × (K + 4), where K counts
+    background for a softmax model. All of it is read off a run on torch's meta device, not typed in.
+    """
+    size = size_hw or detector.spec.preprocess.size_hw
+    was_training = detector.training
+    state = {name: t.to("meta") for name, t in (*detector.named_parameters(), *detector.named_buffers())}
+    images = torch.empty(1, 3, *size, device="meta")
+    maps: list[Tensor] = []
+    hook = detector.heads[0].register_forward_pre_hook(lambda _module, args: maps.extend(args[0]))
+    tracer = _Tracer(images)
+    try:
+        detector.eval()
+        with torch.no_grad(), tracer:
+            raw = torch.func.functional_call(detector, state, (images,))
+    finally:
+        hook.remove()
+        detector.train(was_training)
+    levels = []
+    outputs_per_box = detector.spec.outputs_per_box
+    for name, level_map, boxes in zip(
+        detector.features.level_names, maps, detector.spec.anchors.boxes_per_cell, strict=True
+    ):
+        height, width = level_map.shape[2:]
+        levels.append(
+            {
+                "name": name,
+                "size_hw": [height, width],
+                "channels": level_map.shape[1],
+                "stride": round(size[0] / height),
+                "receptive_field": tracer.field(level_map),
+                "boxes_per_cell": boxes,
+                "boxes": height * width * boxes,
+                "outputs": height * width * boxes * (outputs_per_box + 4),
+            }
+        )
+    offsets, logits = raw[0]
+    assert sum(int(level["boxes"]) for level in levels) == offsets.shape[1]
+    assert sum(int(level["outputs"]) for level in levels) == offsets[0].numel() + logits[0].numel()
+    return {
+        "size_hw": list(size),
+        "levels": levels,
+        "boxes": offsets.shape[1],
+        "outputs": offsets[0].numel() + logits[0].numel(),
+        "outputs_per_box": outputs_per_box + 4,
+        "parameters": sum(p.numel() for p in detector.parameters()),
+        "multiply_adds": tracer.multiply_adds,
+    }

@@ -1,0 +1,65 @@
+"""The list of model builders. A builder is a function of keyword arguments that returns a `Detector`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from multibox.errors import OptionError, did_you_mean
+
+if TYPE_CHECKING:
+    from multibox.models.detector import Detector
+
+__all__ = ["create_model", "list_models", "register_model"]
+
+_BUILDERS: dict[str, Callable[..., Detector]] = {}
+_MODULES = ("vgg", "ssdlite", "tinyssd")  # the modules of this package that register builders
+
+
+def register_model(builder: Callable[..., Detector]) -> Callable[..., Detector]:
+    """Decorator: make a builder known under its function name.
+
+    Raises:
+        OptionError: the name is taken.
+    """
+    name = builder.__name__
+    if name in _BUILDERS:
+        raise OptionError(f"a model named {name!r} is registered already; give the new builder another name")
+    _BUILDERS[name] = builder
+    return builder
+
+
+def _builders() -> dict[str, Callable[..., Detector]]:
+    for module in _MODULES:
+        importlib.import_module(f"multibox.models.{module}")
+    return _BUILDERS
+
+
+def list_models() -> list[str]:
+    """Names of all registered builders, sorted."""
+    return sorted(_builders())
+
+
+def create_model(name: str, **arguments: Any) -> Detector:
+    """Build a detector with random weights.
+
+    Args:
+        name: a name from `list_models`.
+        arguments: keyword arguments of the builder, JSON values only; they are kept with the detector so that its
+            saved weights can rebuild it.
+
+    Raises:
+        OptionError: unknown model or argument; the message names the nearest one.
+    """
+    builders = _builders()
+    if name not in builders:
+        raise OptionError(f"unknown model {name!r}; {did_you_mean(name, builders)}")
+    known = inspect.signature(builders[name]).parameters
+    for key in arguments:
+        if key not in known:
+            raise OptionError(f"model {name!r} has no argument {key!r}; {did_you_mean(key, known)}")
+    detector = builders[name](**arguments)
+    detector.builder, detector.arguments = name, dict(arguments)
+    return detector

@@ -1,0 +1,5 @@
+"""Prediction: engines that run a model file, and the detector that turns pictures into detections with any of them."""
+
+from multibox.runtime.detector import Detector, load
+
+__all__ = ["Detector", "load"]
