@@ -89,7 +89,7 @@ def _metadata(card: ModelCard) -> dict[str, str]:
         "description": f"{card.name}: single-shot detector, raw outputs",
         "license": card.licence,
         "task": "detect",
-        "stride": str(max(level["stride"] for level in card.summary["levels"])),
+        "stride": str(max(level["stride"] or 0 for level in card.summary["levels"])),
         "imgsz": json.dumps(list(card.preprocess.size_hw)),
         "names": repr(dict(enumerate(card.class_map.names))),
         "preprocess": json.dumps(card.preprocess.to_dict(), sort_keys=True),

@@ -36,10 +36,10 @@ class _Tracer(TorchDispatchMode):
     def _set(self, tensor: Tensor, reach: tuple[float, float]) -> None:
         self._reach[tensor] = reach
 
-    def field(self, tensor: Tensor) -> int | None:
-        """Receptive field in pixels; None when it is the whole picture by construction."""
-        field = self._reach[tensor][0]
-        return None if field == float("inf") else int(field)
+    def reach(self, tensor: Tensor) -> tuple[int | None, int | None]:
+        """(receptive field, stride) in pixels; None when a global pooling made it the whole picture."""
+        field, jump = self._reach[tensor]
+        return (None, None) if field == float("inf") else (int(field), int(jump))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -77,8 +77,8 @@ def _tensors(values: Any) -> list[Tensor]:
 def summarise(detector: Detector, size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
     """Levels, totals, parameters and multiply-adds of a detector at an input size, as JSON values.
 
-    Each level has: name, size_hw, channels, stride, receptive_field (pixels of the input, before cutting at its border;
-    None for a global pooling), boxes_per_cell, boxes, outputs = height × width × boxes × (K + 4), where K counts
+    Each level has: name, size_hw, channels, stride and receptive_field (pixels of the input, before cutting at its
+    border; None after a global pooling), boxes_per_cell, boxes, outputs = height × width × boxes × (K + 4), where K counts
     background for a softmax model. All of it is read off a run on torch's meta device, not typed in.
     """
     size = size_hw or detector.spec.preprocess.size_hw
@@ -101,13 +101,14 @@ def summarise(detector: Detector, size_hw: tuple[int, int] | None = None) -> dic
         detector.features.level_names, maps, detector.spec.anchors.boxes_per_cell, strict=True
     ):
         height, width = level_map.shape[2:]
+        field, stride = tracer.reach(level_map)
         levels.append(
             {
                 "name": name,
                 "size_hw": [height, width],
                 "channels": level_map.shape[1],
-                "stride": round(size[0] / height),
-                "receptive_field": tracer.field(level_map),
+                "stride": stride,
+                "receptive_field": field,
                 "boxes_per_cell": boxes,
                 "boxes": height * width * boxes,
                 "outputs": height * width * boxes * (outputs_per_box + 4),

@@ -1,0 +1,5 @@
+"""`python -m multibox`."""
+
+from multibox.cli import main
+
+main()

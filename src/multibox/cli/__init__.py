@@ -1,0 +1,80 @@
+"""The command line. Each verb lives in its own module, loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from multibox import __version__
+from multibox.errors import MultiboxError
+
+__all__ = ["main"]
+
+# Verb: (module, one line for the overview). The order is the order of `multibox --help`.
+COMMANDS = {
+    "predict": ("multibox.cli.predict", "Find objects in pictures."),
+    "info": ("multibox.cli.info", "Show a model level by level: maps, boxes, outputs, cost, classes."),
+    "list": ("multibox.cli.list", "List the models that ship inside and those that can be built."),
+    "import": ("multibox.cli.importing", "Convert foreign weights into multibox model files."),
+}
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS:
+            from multibox.errors import did_you_mean
+
+            raise click.UsageError(f"unknown command {args[0]!r}; {did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # Without importing the verbs' modules.
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="multibox")
+def cli() -> None:
+    """Single-shot object detection: small, offline, never silently wrong.
+
+    Options are written --key value or key=value. `multibox VERB --help` explains a verb.
+    """
+
+
+def main() -> None:
+    """Entry point: one line for an expected error, and the exit status a script can rely on."""
+    try:
+        # Without click's own handling, so that errors of both kinds end up here.
+        status = cli.main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone (`multibox … | head`); nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILURE)
+    except MultiboxError as error:
+        click.echo(f"multibox: {error}", err=True)
+        sys.exit(EXIT_FAILURE)

@@ -1,0 +1,137 @@
+"""`multibox info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multibox.card import ModelCard, read_safetensors_card
+from multibox.catalogue import CATALOGUE, DEFAULT_MODEL, resolve_model
+from multibox.classes import ClassMap
+from multibox.cli.options import KeyValueCommand
+from multibox.errors import MissingDependencyError, OptionError
+
+__all__ = ["command"]
+
+
+@click.command("info", cls=KeyValueCommand)
+@click.argument("model", default=DEFAULT_MODEL)
+@click.option("--num-classes", type=click.IntRange(min=1), help="Classes of a network with random weights.")
+@click.option("--imgsz", metavar="N or H,W", help="Input size of a network with random weights.")
+@click.option(
+    "--ratios",
+    metavar="R,R/R,R/…",
+    help="Box ratios besides 1 on each level, levels separated by '/': 2/2,3/2,3/2,3/2/2 is SSD300's own.",
+)
+@click.option("--json/--no-json", "as_json", default=False, help="Print one JSON object.")
+def command(model: str, num_classes: int | None, imgsz: str | None, ratios: str | None, as_json: bool) -> None:
+    """Show MODEL as a reader of the SSD paper would want it.
+
+    MODEL is a shipped model, a model file, or the name of a network (see `multibox list`), which is then built with
+    random weights and the classes, size and ratios you ask for.
+    """
+    card = _card(model, num_classes=num_classes, imgsz=imgsz, ratios=ratios)
+    click.echo(json.dumps(json.loads(card.to_json()), indent=2) if as_json else render(card))
+
+
+def _card(model: str, *, num_classes: int | None, imgsz: str | None, ratios: str | None) -> ModelCard:
+    is_file = model in CATALOGUE or Path(model).suffix in (".onnx", ".safetensors") or Path(model).exists()
+    if not is_file:
+        return _built(model, num_classes=num_classes, imgsz=imgsz, ratios=ratios)
+    if num_classes or imgsz or ratios:
+        raise OptionError(f"{model} has its classes, size and ratios already; these options are for networks to be built")
+    path = resolve_model(model, suffixes=(".safetensors", ".onnx"))
+    if path.suffix == ".safetensors":
+        return read_safetensors_card(path)
+    from multibox.runtime.ort import OrtEngine
+
+    return OrtEngine(path).card
+
+
+def _built(model: str, *, num_classes: int | None, imgsz: str | None, ratios: str | None) -> ModelCard:
+    try:
+        from multibox.models import create_model
+        from multibox.weights import make_card
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "torch", f"{model!r} is no model file; building a network", "train") from None
+    arguments: dict[str, Any] = {}
+    if num_classes:
+        arguments["num_classes"] = num_classes
+    if imgsz:
+        arguments["size_hw"] = _size_hw(imgsz)
+    if ratios:
+        arguments["ratios"] = [_numbers(level) for level in ratios.split("/")]
+    detector = create_model(model, **arguments)
+    names = ClassMap(tuple(f"class {i}" for i in range(detector.spec.num_classes)))
+    return make_card(detector, names, name=model, source="random weights")
+
+
+def _size_hw(text: str) -> list[int]:
+    sides = [int(side) for side in text.lower().replace("x", ",").split(",") if side.strip().isdigit()]
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise OptionError(f"imgsz must be one number or height,width, got {text!r}")
+    return [sides[0], sides[-1]]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise OptionError(f"ratios must be numbers separated by commas, got {text!r}") from None
+
+
+HEADERS = ("map", "height × width", "channels", "stride", "field", "boxes/cell", "boxes", "outputs")
+
+
+def render(card: ModelCard) -> str:
+    """The card as text."""
+    summary, softmax = card.summary, card.postprocess.activation == "softmax"
+    per_box = summary["outputs_per_box"]
+    rows = [HEADERS]
+    for level in summary["levels"]:
+        height, width = level["size_hw"]
+        stride, field = ("all" if level[key] is None else str(level[key]) for key in ("stride", "receptive_field"))
+        outputs = f"{height}×{width}×{level['boxes_per_cell']}×{per_box} = {level['outputs']}"
+        counts = (str(level["boxes_per_cell"]), str(level["boxes"]), outputs)
+        rows.append((level["name"], f"{height} × {width}", str(level["channels"]), stride, field, *counts))
+    rows.append(("total", "", "", "", "", "", str(summary["boxes"]), str(summary["outputs"])))
+    count = len(card.class_map)
+    scores = f"{count} classes + background" if softmax else f"{count} classes, no background output"
+    height, width = card.preprocess.size_hw
+    spec, post = card.preprocess, card.postprocess
+    channels = ", ".join(f"({c} − {m:g}) · {s:.6g}" for c, m, s in zip(spec.colour_order, spec.mean, spec.scale, strict=True))
+    lines = [
+        f"{card.name}: {card.builder}, input {height} × {width}",
+        "",
+        *_table(rows),
+        "",
+        f"A box has {per_box} outputs: 4 offsets and {per_box - 4} scores ({scores}; {_activation(card)}).",
+        "Stride and field, in input pixels: the distance of neighbouring cells, and how far across one cell can see.",
+        f"parameters     {summary['parameters']:,}",
+        f"multiply-adds  {summary['multiply_adds']:,}",
+        f"preprocessing  stretched to {height} × {width}, bilinear ({spec.coordinates.replace('_', '-')} coordinates), "
+        f"{spec.colour_order}: {channels}",
+        f"detections     score > {post.score_threshold:g}, NMS at IoU {post.nms_iou:g}, at most {post.max_detections}",
+        *_wrapped("classes        ", ", ".join(card.class_map.names)),
+    ]
+    lines += [f"licence        {card.licence}"] if card.licence else []
+    lines += _wrapped("source         ", card.source) if card.source else []
+    return "\n".join(lines)
+
+
+def _activation(card: ModelCard) -> str:
+    return "softmax over them" if card.postprocess.activation == "softmax" else "a sigmoid each"
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(c.ljust(w) if i in (0, 7) else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows]
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width=110, initial_indent=head, subsequent_indent=" " * len(head))

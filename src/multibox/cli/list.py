@@ -1,0 +1,30 @@
+"""`multibox list`."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import click
+
+from multibox.catalogue import CATALOGUE, DEFAULT_MODEL
+from multibox.cli.options import KeyValueCommand
+
+__all__ = ["command"]
+
+
+@click.command("list", cls=KeyValueCommand)
+def command() -> None:
+    """List the models that ship inside and the networks that can be built."""
+    click.echo("Models that ship inside (for predict):")
+    for name, entry in CATALOGUE.items():
+        default = " [default]" if name == DEFAULT_MODEL else ""
+        size = entry.path(".onnx").stat().st_size / 1e6
+        click.echo(f"  {name}{default}  {entry.description}; {size:.0f} MB, {entry.licence}")
+    click.echo("Networks with random weights (to train, or to look at with info):")
+    if importlib.util.find_spec("torch") is None:
+        click.echo("  need torch; install it with: pip install 'multibox[train]'")
+        return
+    from multibox.models import list_models
+
+    for name in list_models():
+        click.echo(f"  {name}")
