@@ -20,13 +20,9 @@ class L2Norm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((channels,), scale))
 
-    EPSILON = 1e-10  # under the root, as in the original layer; an all-zero position stays zero
-
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same shape and dtype."""
-        wide = x.float()
-        inverse = torch.rsqrt(wide.square().sum(dim=1, keepdim=True) + self.EPSILON)
-        return (wide * inverse * self.weight.float()[:, None, None]).to(x.dtype)
+        """[B, C, H, W] -> the same shape and dtype; an all-zero position stays zero."""
+        return (F.normalize(x.float(), dim=1) * self.weight.float()[:, None, None]).to(x.dtype)
 
 
 class SameConv2d(nn.Conv2d):
