@@ -1,0 +1,262 @@
+"""Every registered model, at its own size and at others: shapes, gradients, empty truth, learning, export."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the train extra is not installed")
+
+from multibox.core.loss import multibox_loss
+from multibox.core.postprocess import postprocess
+from multibox.core.structures import Target
+from multibox.errors import ContractError, OptionError
+from multibox.models import create_model, list_models, register_model
+from multibox.models.inspect import summarise
+
+DEFAULT_BOXES = {"ssd300_vgg16": 8732, "ssd512_vgg16": 24564, "ssdlite300_mobilenetv2": 1917, "tinyssd256": 5444}
+SMALL_HW = {"ssd300_vgg16": (275, 300), "ssd512_vgg16": (280, 300)}  # the smallest maps need this much
+
+
+ENOUGH = 0.25  # loss at which two pictures are learnt; the VGGs take about a second a step
+
+
+def small_hw(name: str) -> tuple[int, int]:
+    return SMALL_HW.get(name, (100, 140))
+
+
+def two_pictures(size_hw: tuple[int, int]):
+    """A bright square on the left of one picture and a dark one on the right of another, with their boxes."""
+    height, width = size_hw
+    images = torch.zeros(2, 3, height, width)
+    images[0, 0, height // 4 : height * 3 // 4, width // 8 : width // 2] = 1.0
+    images[1, 1, height // 3 : height * 2 // 3, width // 2 : width * 7 // 8] = -1.0
+    boxes = ([width // 8 / width, 0.25, width // 2 / width, 0.75], [0.5, height // 3 / height, 0.875, 2 / 3])
+    return images, [Target(torch.tensor([box]), torch.tensor([i])) for i, box in enumerate(boxes)]
+
+
+def test_the_sweep_covers_the_registry() -> None:
+    assert set(list_models()) == set(DEFAULT_BOXES)
+
+
+@pytest.mark.parametrize("name", DEFAULT_BOXES)
+def test_boxes_at_the_nominal_size(name: str) -> None:
+    detector = create_model(name)
+    assert detector.anchors_cxcywh().shape == (DEFAULT_BOXES[name], 4)
+    summary = summarise(detector)
+    assert summary["boxes"] == DEFAULT_BOXES[name]
+    assert summary["parameters"] == sum(p.numel() for p in detector.parameters())
+
+
+@pytest.mark.parametrize("classes", [1, 7])
+@pytest.mark.parametrize("name", DEFAULT_BOXES)
+def test_any_size_and_class_count(name: str, classes: int) -> None:
+    size_hw = small_hw(name)
+    detector = create_model(name, num_classes=classes, size_hw=list(size_hw)).eval()
+    with torch.inference_mode():
+        raw = detector(torch.randn(3, 3, *size_hw))
+    boxes = len(detector.anchors_cxcywh())
+    assert len(raw) == 1
+    assert raw[0].offsets.shape == (3, boxes, 4)
+    assert raw[0].logits.shape == (3, boxes, detector.spec.outputs_per_box)
+    assert detector.spec.outputs_per_box == classes + (detector.spec.postprocess.activation == "softmax")
+    maps = detector.feature_sizes_hw()
+    assert sum(h * w * n for (h, w), n in zip(maps, detector.spec.anchors.boxes_per_cell, strict=True)) == boxes
+    centres = detector.anchors_cxcywh()[:, :2]
+    assert (centres > 0).all()
+    assert (centres < 1).all()
+
+
+@pytest.mark.parametrize("name", DEFAULT_BOXES)
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    size_hw = small_hw(name)
+    detector = create_model(name, num_classes=2, size_hw=list(size_hw)).train()
+    images, targets = two_pictures(size_hw)
+    losses = loss_of(detector, images, targets)
+    assert losses.positives > 0
+    losses.total.backward()
+    without = [key for key, p in detector.named_parameters() if p.grad is None]
+    assert not without
+    assert all(torch.isfinite(p.grad).all() for p in detector.parameters())
+    moving = [key for key, p in detector.named_parameters() if p.grad.abs().sum() > 0]
+    assert len(moving) > 0.5 * len(list(detector.parameters()))
+
+
+@pytest.mark.parametrize("name", DEFAULT_BOXES)
+def test_pictures_without_objects_train_the_background(name: str) -> None:
+    torch.manual_seed(0)
+    size_hw = small_hw(name)
+    detector = create_model(name, num_classes=2, size_hw=list(size_hw)).train()
+    images, _ = two_pictures(size_hw)
+    nothing = [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))] * 2
+    losses = loss_of(detector, images, nothing)
+    assert losses.positives == 0
+    assert losses.localization == 0
+    assert losses.classification > 0
+    losses.total.backward()
+    assert sum(p.grad.abs().sum() for key, p in detector.named_parameters() if "logits" in key) > 0
+
+
+@pytest.mark.parametrize("name", DEFAULT_BOXES)
+def test_overfits_two_pictures(name: str) -> None:
+    torch.manual_seed(0)
+    size_hw = small_hw(name)
+    detector = create_model(name, num_classes=2, size_hw=list(size_hw)).train()
+    images, targets = two_pictures(size_hw)
+    optimiser = torch.optim.Adam(detector.parameters(), lr=1e-3 if "vgg" not in name else 1e-4)
+    for _ in range(150):
+        losses = loss_of(detector, images, targets)
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+        if losses.total < ENOUGH:
+            break
+    # Batch statistics of two pictures are what the network learnt with, so it is read in training mode.
+    with torch.no_grad():
+        found = detections(detector, images)
+    for picture, target, label in zip(found, targets, (0, 1), strict=True):
+        assert picture.labels[0] == label
+        assert picture.scores[0] > 0.5
+        torch.testing.assert_close(picture.unit_xyxy[0], target.truth_unit_xyxy[0], rtol=0, atol=0.06)
+
+
+def loss_of(detector, images, targets):
+    spec = detector.spec
+    size_hw = (images.shape[2], images.shape[3])
+    return multibox_loss(
+        detector(images),
+        detector.anchors_cxcywh(size_hw),
+        targets,
+        activation=spec.postprocess.activation,
+        variances=spec.variances,
+    )
+
+
+def detections(detector, images):
+    return postprocess(
+        detector(images),
+        detector.anchors_cxcywh((images.shape[2], images.shape[3])),
+        variances=detector.spec.variances,
+        spec=detector.spec.postprocess,
+    )
+
+
+@pytest.mark.parametrize("name", DEFAULT_BOXES)
+def test_anchors_are_measured_for_the_size_asked_for(name: str) -> None:
+    detector = create_model(name)
+    size_hw = small_hw(name)
+    other = create_model(name, size_hw=list(size_hw))
+    boxes = detector.anchors_cxcywh(size_hw)
+    assert boxes.shape == other.anchors_cxcywh().shape
+    assert boxes.device == next(detector.parameters()).device
+    with torch.inference_mode():
+        assert detector.eval()(torch.zeros(1, 3, *size_hw))[0].offsets.shape[1] == len(boxes)
+
+
+def test_a_picture_too_small_for_the_network_is_refused() -> None:
+    with pytest.raises(ContractError, match="too small for this network"):
+        create_model("ssd300_vgg16", size_hw=[40, 40]).anchors_cxcywh()
+
+
+def test_the_worked_example() -> None:
+    """A 10×10×512 map, 4 boxes a cell, 10 classes and background: 400 boxes, 10 × 10 × 4 × (11 + 4) = 6000 outputs."""
+    ratios = [[2], [2, 3], [2], [2, 3], [2], [2]]
+    detector = create_model("ssd300_vgg16", num_classes=10, ratios=ratios).eval()
+    level = summarise(detector)["levels"][2]
+    assert (level["name"], level["size_hw"], level["channels"]) == ("conv8_2", [10, 10], 512)
+    assert (level["boxes_per_cell"], level["boxes"], level["outputs"]) == (4, 400, 6000)
+    with torch.inference_mode():
+        conv8_2 = detector.features(torch.zeros(1, 3, 300, 300))[2]
+        offsets, scores = detector.heads[0].offsets[2](conv8_2), detector.heads[0].logits[2](conv8_2)
+    assert conv8_2.shape == (1, 512, 10, 10)
+    assert offsets.numel() + scores.numel() == 6000
+    assert offsets.numel() == 400 * 4
+
+
+def test_ssd300_summary_by_hand() -> None:
+    """Receptive fields and multiply-adds of SSD300 recomputed layer by layer, with plain arithmetic."""
+    summary = summarise(create_model("ssd300_vgg16", num_classes=20))
+    field, jump, fields, jumps = 1, 1, [], []
+    vgg = [(3, 1)] * 2 + [(2, 2)] + [(3, 1)] * 2 + [(2, 2)] + [(3, 1)] * 3 + [(2, 2)] + [(3, 1)] * 3 + ["tap"]
+    vgg += [(2, 2)] + [(3, 1)] * 3 + [(3, 1), (13, 1), (1, 1), "tap"]  # pool5, fc6 (3 with dilation 6 spans 13), fc7
+    vgg += [(1, 1), (3, 2), "tap", (1, 1), (3, 2), "tap", (1, 1), (3, 1), "tap", (1, 1), (3, 1), "tap"]
+    for layer in vgg:
+        if layer == "tap":
+            fields.append(field)
+            jumps.append(jump)
+        else:
+            kernel, stride = layer
+            field += (kernel - 1) * jump
+            jump *= stride
+    assert [level["receptive_field"] for level in summary["levels"]] == fields
+    assert [level["stride"] for level in summary["levels"]] == jumps
+    convs = [(3, 64, 3, 300), (64, 64, 3, 300), (64, 128, 3, 150), (128, 128, 3, 150), (128, 256, 3, 75)]
+    convs += [(256, 256, 3, 75)] * 2 + [(256, 512, 3, 38)] + [(512, 512, 3, 38)] * 2 + [(512, 512, 3, 19)] * 3
+    convs += [(512, 1024, 3, 19), (1024, 1024, 1, 19), (1024, 256, 1, 19), (256, 512, 3, 10), (512, 128, 1, 10)]
+    convs += [(128, 256, 3, 5), (256, 128, 1, 5), (128, 256, 3, 3), (256, 128, 1, 3), (128, 256, 3, 1)]
+    levels = [(512, 4, 38), (1024, 6, 19), (512, 6, 10), (256, 6, 5), (256, 4, 3), (256, 4, 1)]
+    convs += [(channels, boxes * 25, 3, side) for channels, boxes, side in levels]
+    assert summary["multiply_adds"] == sum(i * o * k * k * s * s for i, o, k, s in convs)
+    assert summary["parameters"] == 26_285_486  # as counted for the other ports of SSD300 with 21 outputs
+
+
+def test_published_parameter_counts() -> None:
+    assert summarise(create_model("ssd512_vgg16", num_classes=20))["parameters"] == 27_188_676
+    assert summarise(create_model("ssd300_vgg16", num_classes=90))["parameters"] == 35_641_826
+
+
+def test_unknown_names_and_arguments() -> None:
+    with pytest.raises(OptionError, match="did you mean 'ssd300_vgg16'"):
+        create_model("ssd300-vgg16")
+    with pytest.raises(OptionError, match="no argument 'num_class'; did you mean 'num_classes'"):
+        create_model("tinyssd256", num_class=3)
+    with pytest.raises(ContractError, match="at least 1"):
+        create_model("tinyssd256", num_classes=0)
+
+    def tinyssd256() -> None: ...
+
+    with pytest.raises(OptionError, match="registered already"):
+        register_model(tinyssd256)  # type: ignore[arg-type]
+
+
+def test_l2norm_by_hand_and_in_half_precision() -> None:
+    from multibox.models.layers import L2Norm
+
+    layer = L2Norm(3, scale=20.0)
+    x = torch.tensor([[3.0, 0.0, 4.0], [0.0, 0.0, 0.0]]).T.reshape(1, 3, 1, 2)
+    expected = torch.tensor([[12.0, 0.0, 16.0], [0.0, 0.0, 0.0]]).T.reshape(1, 3, 1, 2)
+    torch.testing.assert_close(layer(x), expected)
+    tiny = torch.full((1, 3, 1, 1), 1e-4).half()  # squares vanish in half precision
+    torch.testing.assert_close(layer(tiny), torch.full((1, 3, 1, 1), 20 / 3**0.5).half())
+
+
+@pytest.mark.parametrize(("pixels", "stride"), [(300, 2), (75, 2), (38, 2), (5, 2), (2, 2), (1, 2), (7, 1), (9, 3)])
+def test_same_padding_by_a_plain_loop(pixels: int, stride: int) -> None:
+    from multibox.models.layers import SameConv2d
+
+    torch.manual_seed(0)
+    conv = SameConv2d(1, 1, 3, stride=stride, bias=False)
+    signal = np.random.default_rng(0).normal(size=(pixels, pixels)).astype(np.float32)
+    out = conv(torch.from_numpy(signal)[None, None]).detach().numpy()[0, 0]
+    outputs = -(-pixels // stride)
+    before = max((outputs - 1) * stride + 3 - pixels, 0) // 2
+    kernel = conv.weight.detach().numpy()[0, 0]
+    for y in range(outputs):
+        for x in range(outputs):
+            total = 0.0
+            for i in range(3):
+                for j in range(3):
+                    row, column = y * stride + i - before, x * stride + j - before
+                    if 0 <= row < pixels and 0 <= column < pixels:
+                        total += kernel[i, j] * signal[row, column]
+            assert out[y, x] == pytest.approx(total, abs=1e-5)
+
+
+def test_a_detector_survives_deepcopy_and_moves_its_anchors() -> None:
+    detector = create_model("tinyssd256")
+    detector.anchors_cxcywh()
+    twin = copy.deepcopy(detector).to(torch.float64)
+    assert torch.equal(twin.anchors_cxcywh(), detector.anchors_cxcywh())
