@@ -86,11 +86,14 @@ _UPRIGHT_METHOD = {  # EXIF 2.32, table 4 of "Orientation": what undoes each of 
 
 
 def read_picture(source: PictureSource, *, name: str | None = None, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8 RGB of the upright picture, C-contiguous.
+    """[H, W, 3] uint8 RGB of the upright picture; not to be written to.
+
+    The usual result is a view of 4-byte pixels, as decoders store them, because that is the fastest form both to get
+    and to resize; `numpy.ascontiguousarray` packs it where another library needs that.
 
     `source` is a path, the bytes of a file, a binary file object (read from its current position to its end), a
-    Pillow picture or a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Only an array that is already
-    contiguous [H, W, 3] is returned as it is, without a copy; arrays have no EXIF and are taken as upright.
+    Pillow picture or a uint8 array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. An array [H, W, 3] that is contiguous
+    is returned as it is, without a copy; arrays have no EXIF and are taken as upright.
 
     - The first frame or page of several is read. ICC profiles are ignored.
     - Transparent pixels are laid over white: the colours stored beneath them are arbitrary (often black), and white
@@ -390,7 +393,9 @@ def _rgb_of_image(image: Image.Image, shown: str) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         straight = image.convert("LA") if image.mode == "La" else image
         return _over_white(np.asarray(straight.convert("RGBA")))
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    colour = image if image.mode == "RGB" else image.convert("RGB")
+    pixels = np.frombuffer(colour.tobytes("raw", "RGBX"), dtype=np.uint8)
+    return pixels.reshape(colour.height, colour.width, 4)[..., :3]
 
 
 def _rgb_of_deep_grey(image: Image.Image, shown: str) -> NDArray[np.uint8]:

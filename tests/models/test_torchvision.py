@@ -73,7 +73,7 @@ def test_detections_from_the_same_input(pair, path: Path) -> None:
         raw = ours(their_input(theirs, picture))
     for found in (in_torch(ours, raw), in_numpy(ours, raw)):
         missing, extra = compare(expected, found, picture)
-        assert not len(missing) and not len(extra)
+        assert (missing, extra) == ([], [])
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)

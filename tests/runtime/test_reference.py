@@ -61,9 +61,7 @@ def test_every_anchor_of_every_picture(case: tuple[Detector, str], reference_fol
         np.testing.assert_allclose(found, expected["top_score"][named], rtol=0, atol=score_limit)
         best = index_of_column[expected["best_col"]]
         named = best >= 0
-        np.testing.assert_allclose(
-            scores.max(axis=1)[named], expected["best_score"][named], rtol=0, atol=score_limit
-        )
+        np.testing.assert_allclose(scores.max(axis=1)[named], expected["best_score"][named], rtol=0, atol=score_limit)
         unit_cxcywh = decode_np(offsets, card.anchors_cxcywh(), card.variances)
         half = unit_cxcywh[:, 2:] / 2
         unit_xyxy = np.concatenate([unit_cxcywh[:, :2] - half, unit_cxcywh[:, :2] + half], axis=1)
@@ -92,7 +90,8 @@ def test_the_reference_detections_and_no_other(case: tuple[Detector, str], refer
             continue
         width, height = expected["width"], expected["height"]
         limit = np.array([width, height, width, height])
-        corners = np.array([[r["bbox"][0], r["bbox"][1], r["bbox"][0] + r["bbox"][2], r["bbox"][1] + r["bbox"][3]] for r in rows])
+        bbox = np.array([row["bbox"] for row in rows])
+        corners = np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1)
         np.testing.assert_allclose(found.scores, [row["score"] for row in rows], rtol=0, atol=score_limit)
         np.testing.assert_allclose(
             found.boxes_xyxy * 300 / limit, np.clip(corners, 0, limit) * 300 / limit, rtol=0, atol=box_limit

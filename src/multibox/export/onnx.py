@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +66,7 @@ def export_onnx(detector: Detector, card: ModelCard, path: Path) -> None:
         verbose=False,
     )
     assert program is not None
-    buffer = io.BytesIO()
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    model = program.model_proto
     _fold_pads(model.graph)
     _make_canonical(model)
     for key, value in sorted(_metadata(card).items()):
@@ -79,7 +75,7 @@ def export_onnx(detector: Detector, card: ModelCard, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(model.SerializeToString(deterministic=True))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _metadata(card: ModelCard) -> dict[str, str]:

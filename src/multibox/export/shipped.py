@@ -35,9 +35,7 @@ def build_ssdlite300_coco(folder: Path, output: Path, *, storage: StorageType = 
     """
     tensors = read_graph_weights(folder, sha256=SSDLITE_COCO_SHA256)
     detector, class_map = import_ssdlite_mobilenetv2(tensors, COCO_CLASSES)
-    card = make_card(
-        detector, class_map, name="ssdlite300-coco", licence="Apache-2.0", source=SSDLITE_COCO_SOURCE
-    )
+    card = make_card(detector, class_map, name="ssdlite300-coco", licence="Apache-2.0", source=SSDLITE_COCO_SOURCE)
     weights, onnx = output / "ssdlite300-coco.safetensors", output / "ssdlite300-coco.onnx"
     save_detector(weights, detector, card, storage=storage)
     export_onnx(detector, card, onnx)

@@ -102,9 +102,13 @@ class Detector(nn.Module):
         # Two pictures, because batch normalisation in training mode refuses a single value per channel.
         images = torch.empty(2, 3, *size_hw, device="meta", dtype=next(self.parameters()).dtype)
         try:
-            maps: Sequence[Tensor] = torch.func.functional_call(_First(trunk), {f"trunk.{k}": v for k, v in state.items()}, images)
+            maps: Sequence[Tensor] = torch.func.functional_call(
+                _First(trunk), {f"trunk.{k}": v for k, v in state.items()}, images
+            )
         except RuntimeError as error:
-            raise ContractError(f"an input of {size_hw} (height, width) is too small for this network: {error}") from None
+            raise ContractError(
+                f"an input of {size_hw} (height, width) is too small for this network: {error}"
+            ) from None
         return maps
 
     def anchors_cxcywh(self, size_hw: tuple[int, int] | None = None) -> Tensor:

@@ -49,6 +49,7 @@ class MultiboxHead(nn.Module):
         if sigmoid:
             for branch in self.logits:
                 last = branch if isinstance(branch, nn.Conv2d) else branch[-1]  # type: ignore[index]
+                assert last.bias is not None
                 nn.init.constant_(last.bias, -math.log((1 - FOREGROUND_PRIOR) / FOREGROUND_PRIOR))
 
     def forward(self, maps: Sequence[Tensor]) -> Stage:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils.weak import WeakTensorKeyDictionary
-
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from multibox.models.detector import Detector
 
@@ -19,7 +18,7 @@ _POOLS = (aten.max_pool2d_with_indices.default,)
 _GLOBAL_POOLS = (aten.adaptive_max_pool2d.default, aten._adaptive_avg_pool2d.default)
 
 
-class _Tracer(TorchDispatchMode):
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every tensor operation: how far each output sees into the input, and what it costs.
 
     A tensor's reach is (receptive field, jump) in input pixels per axis-free side: a k-wide, d-dilated window over
@@ -27,7 +26,7 @@ class _Tracer(TorchDispatchMode):
     """
 
     def __init__(self, images: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.multiply_adds = 0
         self._whole = max(images.shape[2:])
         self._reach: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -73,13 +72,12 @@ def _tensors(values: Any) -> list[Tensor]:
     return found
 
 
-
 def summarise(detector: Detector, size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
     """Levels, totals, parameters and multiply-adds of a detector at an input size, as JSON values.
 
     Each level has: name, size_hw, channels, stride and receptive_field (pixels of the input, before cutting at its
-    border; None after a global pooling), boxes_per_cell, boxes, outputs = height × width × boxes × (K + 4), where K counts
-    background for a softmax model. All of it is read off a run on torch's meta device, not typed in.
+    border; None after a global pooling), boxes_per_cell, boxes, and outputs = height × width × boxes × (K + 4), where
+    K counts background for a softmax model. All of it is read off a run on torch's meta device, not typed in.
     """
     size = size_hw or detector.spec.preprocess.size_hw
     was_training = detector.training
@@ -95,7 +93,7 @@ def summarise(detector: Detector, size_hw: tuple[int, int] | None = None) -> dic
     finally:
         hook.remove()
         detector.train(was_training)
-    levels = []
+    levels: list[dict[str, Any]] = []
     outputs_per_box = detector.spec.outputs_per_box
     for name, level_map, boxes in zip(
         detector.features.level_names, maps, detector.spec.anchors.boxes_per_cell, strict=True
@@ -115,8 +113,8 @@ def summarise(detector: Detector, size_hw: tuple[int, int] | None = None) -> dic
             }
         )
     offsets, logits = raw[0]
-    assert sum(int(level["boxes"]) for level in levels) == offsets.shape[1]
-    assert sum(int(level["outputs"]) for level in levels) == offsets[0].numel() + logits[0].numel()
+    assert sum(level["boxes"] for level in levels) == offsets.shape[1]
+    assert sum(level["outputs"] for level in levels) == offsets[0].numel() + logits[0].numel()
     return {
         "size_hw": list(size),
         "levels": levels,

@@ -1,5 +1,7 @@
-"""SSDLite on MobileNetV2 with TensorFlow's conventions (Sandler et al., 2018, section 6.2; padding, taps and boxes as in
-the TensorFlow Object Detection API)."""
+"""SSDLite on MobileNetV2 with TensorFlow's conventions.
+
+Sandler et al., 2018, section 6.2; padding, tapped maps and boxes as in the TensorFlow Object Detection API.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from multibox.anchors import tinyssd_anchors
@@ -26,8 +28,8 @@ class TinySSDFeatures(FeatureNetwork):
 
     def __init__(self) -> None:
         super().__init__()
-        base = [_halve(a, b) for a, b in zip(BASE_CHANNELS[:-1], BASE_CHANNELS[1:], strict=True)]
-        halvings = [_halve(a, b) for a, b in zip(LEVEL_CHANNELS[:-2], LEVEL_CHANNELS[1:-1], strict=True)]
+        base = [_halve(a, b) for a, b in pairwise(BASE_CHANNELS)]
+        halvings = [_halve(a, b) for a, b in pairwise(LEVEL_CHANNELS[:-1])]
         self.blocks = nn.ModuleList([nn.Sequential(*base), *halvings, nn.AdaptiveMaxPool2d(1)])
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -62,7 +64,9 @@ def tinyssd256(*, num_classes: int = 1, size_hw: tuple[int, int] = (256, 256)) -
         num_classes=num_classes,
         anchors=tinyssd_anchors(),
         preprocess=Preprocess((int(size_hw[0]), int(size_hw[1])), scale=(1 / 255,) * 3),
-        postprocess=PostprocessSpec(activation="softmax", score_threshold=0.01, nms_iou=0.5, top_k=400, max_detections=200),
+        postprocess=PostprocessSpec(
+            activation="softmax", score_threshold=0.01, nms_iou=0.5, top_k=400, max_detections=200
+        ),
     )
     head = MultiboxHead(features.channels, spec.anchors.boxes_per_cell, spec.outputs_per_box)
     return Detector(features, [head], spec)

@@ -48,7 +48,12 @@ class Extra(NamedTuple):
     padding: int = 0
 
 
-EXTRAS_300 = (Extra(256, 512, stride=2, padding=1), Extra(128, 256, stride=2, padding=1), Extra(128, 256), Extra(128, 256))
+EXTRAS_300 = (
+    Extra(256, 512, stride=2, padding=1),
+    Extra(128, 256, stride=2, padding=1),
+    Extra(128, 256),
+    Extra(128, 256),
+)
 EXTRAS_512 = (
     Extra(256, 512, stride=2, padding=1),
     *[Extra(128, 256, stride=2, padding=1)] * 3,
@@ -115,7 +120,9 @@ class VGGFeatures(FeatureNetwork):
         return maps
 
 
-def _vgg_block(number: int, inputs: int, outputs: int, convs: int, *, pool: bool = True, ceil: bool = False) -> nn.Module:
+def _vgg_block(
+    number: int, inputs: int, outputs: int, convs: int, *, pool: bool = True, ceil: bool = False
+) -> nn.Module:
     """conv{number}_1 … conv{number}_{convs}, each with ReLU, after the pooling that ends the block before."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if pool:
@@ -162,7 +169,9 @@ def _ssd_vgg(
         anchors=ssd_anchors(scales, ratios, steps=steps, nominal_size_hw=(nominal, nominal), clip=clip),
         preprocess=Preprocess((int(size_hw[0]), int(size_hw[1])), mean=(mean[0], mean[1], mean[2])),
         # Paper section 3.1 and released configuration: confidence 0.01, NMS 0.45, 400 a class into it, 200 a picture.
-        postprocess=PostprocessSpec(activation="softmax", score_threshold=0.01, nms_iou=0.45, top_k=400, max_detections=200, clip=clip_boxes),
+        postprocess=PostprocessSpec(
+            activation="softmax", score_threshold=0.01, nms_iou=0.45, top_k=400, max_detections=200, clip=clip_boxes
+        ),
     )
     head = MultiboxHead(features.channels, spec.anchors.boxes_per_cell, spec.outputs_per_box)
     return Detector(features, [head], spec)

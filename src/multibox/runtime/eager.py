@@ -40,12 +40,14 @@ class EagerEngine:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise OptionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; try device=cpu") from None
+            raise OptionError(
+                f"device {device!r} cannot be used: {str(error).splitlines()[0]}; try device=cpu"
+            ) from None
         self.device = device
         self._torch = torch
         detector, self.card = load_detector(path, device=device)
         # MobileNet's depthwise convolutions run about 1.4 times faster on the CPU in this memory order.
-        self._detector = detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._detector = detector.to(memory_format=torch.channels_last)
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K] of the last stage."""

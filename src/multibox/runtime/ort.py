@@ -75,5 +75,7 @@ def _providers(onnxruntime: Any, device: str) -> list[Any]:
     if kind == "cuda" and (not number or number.isdigit()):
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             return [("CUDAExecutionProvider", {"device_id": int(number or 0)})]
-        raise OptionError(f"device {device!r}: this ONNX Runtime has no CUDA; install onnxruntime-gpu, or use device=cpu")
+        raise OptionError(
+            f"device {device!r}: this ONNX Runtime has no CUDA; install onnxruntime-gpu, or use device=cpu"
+        )
     raise OptionError(f"unknown device {device!r}; use cpu, cuda or cuda:0")

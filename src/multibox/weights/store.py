@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -88,7 +87,7 @@ def save_detector(path: Path, detector: Detector, card: ModelCard, *, storage: S
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_detector(path: Path, *, device: str | torch.device = "cpu") -> tuple[Detector, ModelCard]:

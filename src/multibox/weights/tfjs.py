@@ -1,8 +1,8 @@
 """Import of TensorFlow.js graph models: SSDLite-MobileNetV2 as exported from the TensorFlow Object Detection API.
 
-A graph model is a folder with `model.json` (the graph and a weights manifest) and binary shards. Only the weights and the
-anchors are read; the network is this package's own `ssdlite300_mobilenetv2`, and the stored anchors are compared with
-its default boxes.
+A graph model is a folder with `model.json` (the graph and a weights manifest) and binary shards. Only the weights and
+the anchors are read; the network is this package's own `ssdlite300_mobilenetv2`, and the stored anchors are compared
+with its default boxes.
 """
 
 from __future__ import annotations
@@ -74,13 +74,11 @@ def _checked_bytes(path: Path, sha256: Mapping[str, str] | None) -> bytes:
     return content
 
 
-def import_ssdlite_mobilenetv2(
-    tensors: Arrays, class_map: ClassMap = COCO_CLASSES
-) -> tuple[Detector, ClassMap]:
+def import_ssdlite_mobilenetv2(tensors: Arrays, class_map: ClassMap = COCO_CLASSES) -> tuple[Detector, ClassMap]:
     """SSDLite-MobileNetV2 with the weights of a graph model.
 
-    The trunk's normalisation was folded into its convolutions by the exporter and cannot be recovered, so the network is
-    built without it; the heads keep theirs. The class head holds rows for background and for ids without a name: only
+    The trunk's normalisation was folded into its convolutions by the exporter and cannot be recovered, so the network
+    is built without it; the heads keep theirs. The class head has rows for background and for ids without a name: only
     the rows of `class_map.ids` are kept (independent sigmoids, so the others' absence changes no score).
 
     Raises:
@@ -92,7 +90,9 @@ def import_ssdlite_mobilenetv2(
         _folded(state, ours, theirs, tensors)
     for level, boxes in enumerate(detector.spec.anchors.boxes_per_cell):
         for ours, theirs, keep in (("offsets", BOX_HEAD, XYWH_OF_YXHW), ("logits", CLASS_HEAD, class_map.ids)):
-            _predictor(state, f"heads.0.{ours}.{level}", f"BoxPredictor_{level}/{theirs}", tensors, keep=keep, boxes=boxes)
+            _predictor(
+                state, f"heads.0.{ours}.{level}", f"BoxPredictor_{level}/{theirs}", tensors, keep=keep, boxes=boxes
+            )
     expected = detector.state_dict()
     for key, value in expected.items():
         if key.endswith("num_batches_tracked"):
@@ -109,7 +109,7 @@ def _trunk_names(detector: Detector) -> list[tuple[str, str]]:
     """(our layer, their prefix) for every layer of the trunk and the extra levels."""
     names = [("stem", "Conv"), ("last", "Conv_1")]
     features: Any = detector.features
-    for number, block in enumerate(features.blocks):
+    for number in range(len(features.blocks)):
         prefix = "expanded_conv" if number == 0 else f"expanded_conv_{number}"
         parts = ("expand", "depthwise", "project") if number else ("depthwise", "project")
         names += [(f"blocks.{number}.{part}", f"{prefix}/{part}") for part in parts]
@@ -135,7 +135,7 @@ def _folded(state: dict[str, NDArray[Any]], ours: str, theirs: str, tensors: Arr
 def _predictor(
     state: dict[str, NDArray[Any]], ours: str, theirs: str, tensors: Arrays, *, keep: Sequence[int], boxes: int
 ) -> None:
-    """Depthwise convolution, its normalisation, and the 1×1 convolution with the wanted outputs of each box, in order."""
+    """Depthwise convolution, its normalisation, and the 1×1 convolution with the wanted outputs of each box."""
     depthwise = f"{theirs}_depthwise"
     state[f"{ours}.0.conv.weight"] = _depthwise(_get(tensors, f"{depthwise}/depthwise_weights"))
     for name, key in (
@@ -147,7 +147,10 @@ def _predictor(
         state[f"{ours}.0.norm.{name}"] = _get(tensors, f"{depthwise}/BatchNorm/{key}")
     kernel = _get(tensors, f"{theirs}/weights").transpose(3, 2, 0, 1)
     bias = _get(tensors, f"{theirs}/biases")
-    rows = np.arange(len(bias)).reshape(boxes, -1)[:, list(keep)].reshape(-1)
+    per_box = np.arange(len(bias)).reshape(boxes, -1)
+    if max(keep) >= per_box.shape[1]:
+        raise ContractError(f"{theirs} has {per_box.shape[1]} outputs a box, so no row for id {max(keep)}")
+    rows = per_box[:, list(keep)].reshape(-1)
     state[f"{ours}.1.weight"], state[f"{ours}.1.bias"] = kernel[rows], bias[rows]
 
 

@@ -22,7 +22,18 @@ MEAN_RGB = tuple(255 * value for value in (0.48235, 0.45882, 0.40784))
 FIRST_BOXES_PER_CELL = 4
 COCO_OUTPUTS = 91  # background and ids 1 … 90, ten of which have no name
 
-_CONVS_TO_CONV4_3 = {0: "1_1", 2: "1_2", 5: "2_1", 7: "2_2", 10: "3_1", 12: "3_2", 14: "3_3", 17: "4_1", 19: "4_2", 21: "4_3"}
+_CONVS_TO_CONV4_3 = {
+    0: "1_1",
+    2: "1_2",
+    5: "2_1",
+    7: "2_2",
+    10: "3_1",
+    12: "3_2",
+    14: "3_3",
+    17: "4_1",
+    19: "4_2",
+    21: "4_3",
+}
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -89,7 +100,9 @@ def import_ssd300_vgg16(
     names = class_map or _default_classes(classes)
     if len(names) != classes:
         raise ContractError(f"{len(names)} class names for weights with {classes} classes (background not counted)")
-    detector = create_model("ssd300_vgg16", num_classes=classes, scales="coco", clip="wh", mean=list(MEAN_RGB), clip_boxes="before_nms")
+    detector = create_model(
+        "ssd300_vgg16", num_classes=classes, scales="coco", clip="wh", mean=list(MEAN_RGB), clip_boxes="before_nms"
+    )
     try:
         detector.load_state_dict(ours)
     except RuntimeError as error:

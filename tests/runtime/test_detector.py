@@ -1,0 +1,111 @@
+"""The detector: sources, options, order, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multibox import Detector, load
+from multibox.errors import ClassMapError, ImageError, ModelFileError, OptionError
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CAT = EXAMPLES / "chelsea.png"
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return load("ssdlite300-coco")
+
+
+def test_every_kind_of_source_gives_the_same(detector: Detector) -> None:
+    data = CAT.read_bytes()
+    expected = detector(CAT)
+    assert expected.names == ["cat"]
+    for source in (str(CAT), data, io.BytesIO(data), Image.open(CAT), np.array(Image.open(CAT))):
+        assert detector(source) == expected
+    assert expected.path == str(CAT)
+    assert detector(np.array(Image.open(CAT))).path is None
+
+
+def test_stream_is_lazy_ordered_and_the_same_in_batches(detector: Detector) -> None:
+    names = ["chelsea", "coffee", "astronaut", "chelsea"]
+    drawn: list[str] = []
+
+    def pictures():
+        for name in names:
+            drawn.append(name)
+            yield EXAMPLES / f"{name}.png"
+
+    stream = detector.stream(pictures())
+    assert drawn == []
+    first = next(stream)
+    assert drawn == ["chelsea"]
+    rest = [first, *stream]
+    assert [Path(d.path or "").stem for d in rest] == names
+    for batch in (2, 3, 10):
+        for one, other in zip(rest, detector.predict([EXAMPLES / f"{n}.png" for n in names], batch=batch), strict=True):
+            assert one.names == other.names
+            np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, rtol=0, atol=1e-2)
+    assert detector.predict([]) == []
+
+
+def test_options(detector: Detector) -> None:
+    coffee = EXAMPLES / "coffee.png"
+    everything = detector(coffee, conf=0.01, max_det=1000)
+    assert len(everything) > 10
+    assert (everything.scores > 0.01).all()
+    assert (np.diff(everything.scores) <= 0).all()
+    assert len(detector(coffee, conf=0.01, max_det=3)) == 3
+    assert set(detector(coffee, conf=0.01, classes=["cup", 60]).names) <= {"cup", "dining table"}
+    assert len(detector(coffee, conf=0.01, iou=0.1, max_det=1000)) < len(everything)
+    assert len(detector(coffee, conf=0.01, agnostic_nms=True, max_det=1000)) < len(everything)
+    assert len(detector(coffee, conf=0.99)) == 0
+    with pytest.raises(ClassMapError, match="did you mean 'cup'"):
+        detector(coffee, classes=["cups"])
+    for bad in ({"conf": -0.1}, {"conf": 2.0}, {"iou": 1.5}, {"max_det": 0}, {"batch": 0}):
+        with pytest.raises(OptionError):
+            detector(coffee, **bad)
+
+
+def test_boxes_lie_in_the_upright_picture(detector: Detector, tmp_path: Path) -> None:
+    picture = Image.open(CAT)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    path = tmp_path / "turned.jpg"
+    picture.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+    found, expected = detector(path), detector(CAT)
+    assert found.picture_size_hw == expected.picture_size_hw == (300, 451)
+    assert found.names == expected.names
+    np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=6)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (2000, 1), (3, 3)])
+def test_extreme_shapes(detector: Detector, size_hw: tuple[int, int]) -> None:
+    found = detector(np.zeros((*size_hw, 3), np.uint8), conf=0.01)
+    assert found.picture_size_hw == size_hw
+    assert (found.boxes_xyxy >= 0).all()
+    assert (found.boxes_xyxy <= [size_hw[1], size_hw[0]] * 2).all()
+
+
+def test_errors_name_the_thing_and_the_remedy(detector: Detector, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        detector(bad)
+    with pytest.raises(OptionError, match=r"predict\(\[\.\.\.\]\)"):
+        detector([CAT])
+    with pytest.raises(ModelFileError, match="did you mean 'ssdlite300-coco'"):
+        Detector("ssdlite300-cocoa")
+    with pytest.raises(OptionError, match="did you mean 'onnxruntime'"):
+        Detector(engine="onnxruntim")
+    with pytest.raises(OptionError, match="device"):
+        Detector(device="gpu")
+    pickled = tmp_path / "model.pt"
+    pickled.write_bytes(b"\x80\x04")
+    with pytest.raises(ModelFileError, match=r"model\.pt.*not opened"):
+        Detector(pickled)
