@@ -44,7 +44,11 @@ def write_coco(file: Path, boxes: int) -> None:
         stream.write('], "annotations": [')
         for start in range(0, boxes, 10_000):
             count = min(10_000, boxes - start)
-            columns = [rng.integers(0, pictures, count), rng.integers(1, 81, count), *rng.uniform(1, 300, (4, count)).round(2)]
+            columns = [
+                rng.integers(0, pictures, count),
+                rng.integers(1, 81, count),
+                *rng.uniform(1, 300, (4, count)).round(2),
+            ]
             for i, (picture, category, x, y, w, h) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
                 box = f'"bbox": [{x}, {y}, {w}, {h}], "area": {w * h:.4f}, "iscrowd": 0'
                 comma = "," if start + i else ""
@@ -78,7 +82,9 @@ def main() -> None:
         seconds = time.perf_counter() - started
     gc.collect()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"read in {seconds:.1f} s: {before:.0f} MB before, {memory_mb('Rss'):.0f} MB after, {peak:.0f} MB at the peak")
+    print(
+        f"read in {seconds:.1f} s: {before:.0f} MB before, {memory_mb('Rss'):.0f} MB after, {peak:.0f} MB at the peak"
+    )
     print(f"pickled: {len(pickle.dumps(dataset, protocol=pickle.HIGHEST_PROTOCOL)) / 1e6:.0f} MB")
     started = time.perf_counter()
     for _ in dataset:

@@ -34,13 +34,17 @@ def main() -> None:
     python = str(environment / "bin" / "python")
     site = next((environment / "lib").glob("python*/site-packages"))
     added = [p for p in site.iterdir() if not p.name.startswith(VENV_OWN)]
-    megabytes = sum(f.stat().st_size for p in added for f in ([p] if p.is_file() else p.rglob("*")) if f.is_file()) / 1e6
+    megabytes = (
+        sum(f.stat().st_size for p in added for f in ([p] if p.is_file() else p.rglob("*")) if f.is_file()) / 1e6
+    )
     packages = [p.name.split("-")[0] for p in added if p.name.endswith(".dist-info")]
     print(f"packages {len(packages)}: {', '.join(sorted(packages))}")
     print(f"size {megabytes:.0f} MB")
     with tempfile.TemporaryDirectory() as folder:
         empty = timed([python, "-c", "pass"], folder)
-        print(f"import multibox {timed([python, '-c', 'import multibox'], folder) - empty:.3f} s beyond an empty Python")
+        print(
+            f"import multibox {timed([python, '-c', 'import multibox'], folder) - empty:.3f} s beyond an empty Python"
+        )
         print(f"multibox --help {timed([str(environment / 'bin' / 'multibox'), '--help'], folder):.3f} s")
         first = [python, "-c", f"import multibox; multibox.Detector()({str(EXAMPLE)!r})"]
         print(f"first detection of a fresh process {timed(first, folder):.3f} s (median of {REPEATS})")

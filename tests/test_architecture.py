@@ -31,7 +31,7 @@ SIDEWAYS = {
 # Layers 0 and the base-install engines load nothing heavy, wherever the import stands.
 BASE_ONLY = {"numpy", "PIL", "onnxruntime", "click", "multibox"}
 OPTIONAL_INSIDE_FUNCTIONS = {"torch", "torchvision", "supervision", "safetensors"}
-TORCH_PARTS = {"core", "models", "weights", "export"}
+TORCH_PARTS = {"core", "models", "weights", "export", "training"}
 
 
 def modules() -> list[Path]:

@@ -106,10 +106,16 @@ def test_overfits_two_pictures(name: str) -> None:
     size_hw = small_hw(name)
     detector = create_model(name, num_classes=2, size_hw=list(size_hw)).train()
     images, targets = two_pictures(size_hw)
+    if "vgg" in name:
+        # Nine tenths of a VGG's arithmetic are its first ten layers; here they stay as they are and run once, which
+        # makes a step ten times faster. That gradients reach them is tested above.
+        detector.anchors_cxcywh()  # measured on the whole network, before it is shortened
+        with torch.no_grad():
+            detector.features.to_conv4_3 = Remembered(detector.features.to_conv4_3(images))
     optimiser = torch.optim.Adam(detector.parameters(), lr=1e-3 if "vgg" not in name else 1e-4)
     for _ in range(150):
         losses = loss_of(detector, images, targets)
-        optimiser.zero_grad()
+        optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         optimiser.step()
         if losses.total < ENOUGH:
@@ -121,6 +127,17 @@ def test_overfits_two_pictures(name: str) -> None:
         assert picture.labels[0] == label
         assert picture.scores[0] > 0.5
         torch.testing.assert_close(picture.unit_xyxy[0], target.truth_unit_xyxy[0], rtol=0, atol=0.06)
+
+
+class Remembered(torch.nn.Module):
+    """Gives one tensor, whatever the input."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.value.clone()  # what follows may work in place
 
 
 def loss_of(detector, images, targets):

@@ -1,0 +1,27 @@
+"""Annotated data sets: read them from any of six formats, look at them picture by picture, write them to any other.
+
+>>> from multibox.data import read_dataset, write_dataset
+>>> dataset = read_dataset("VOC2012", split="train")
+>>> dataset[0].boxes_xyxy
+>>> write_dataset(dataset, "as-yolo", format="yolo")
+"""
+
+from multibox.data.findings import DataError, Finding, Findings
+from multibox.data.formats import FORMATS, detect_format, read_dataset, write_dataset
+from multibox.data.huggingface import from_rows
+from multibox.data.records import Dataset, ImageRecord
+from multibox.data.report import WriteReport
+
+__all__ = [
+    "FORMATS",
+    "DataError",
+    "Dataset",
+    "Finding",
+    "Findings",
+    "ImageRecord",
+    "WriteReport",
+    "detect_format",
+    "from_rows",
+    "read_dataset",
+    "write_dataset",
+]
