@@ -120,7 +120,8 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_help_loads_neither_numpy_nor_engines() -> None:
-    code = "import sys; sys.argv = ['multibox', '--help']\nfrom multibox.cli import main\ntry: main()\nexcept SystemExit: pass"
+    code = "import sys; sys.argv = ['multibox', '--help']\nfrom multibox.cli import main\n"
+    code += "try: main()\nexcept SystemExit: pass"
     loaded = loaded_by(code)
     assert "click" in loaded
     assert not loaded & {"torch", "onnxruntime", "numpy", "PIL"}

@@ -29,9 +29,7 @@ def random_input(count, scores, seed=0, spread=1.5):
 
 
 def run(offsets, logits, anchors_cxcywh, spec, classes=None):
-    return postprocess_np(
-        offsets, logits, anchors_cxcywh, variances=DEFAULT_VARIANCES, spec=spec, classes=classes
-    )
+    return postprocess_np(offsets, logits, anchors_cxcywh, variances=DEFAULT_VARIANCES, spec=spec, classes=classes)
 
 
 def iou_of(a, b):
@@ -66,11 +64,7 @@ def postprocess_loop(offsets, logits, anchors_cxcywh, spec, classes=None):
     scores = [scores_of(row, spec.activation) for row in logits]
     candidates = []
     for label in range(class_count) if classes is None else classes:
-        rows = [
-            (-scores[a][label], a, label)
-            for a in range(len(logits))
-            if scores[a][label] > spec.score_threshold
-        ]
+        rows = [(-scores[a][label], a, label) for a in range(len(logits)) if scores[a][label] > spec.score_threshold]
         candidates += sorted(rows)[: spec.top_k]
     kept = []
     for negated, a, label in sorted(candidates):
@@ -125,16 +119,12 @@ def test_candidates_beyond_the_first_prefix_count(spec):
 def test_a_score_must_be_above_the_threshold(activation, threshold):
     """Logits packed around the threshold: deciding by logit must be deciding by score."""
     edge = math.log(threshold / (1 - threshold)) if threshold else -80.0
-    logits = np.float32(edge) + np.arange(-3000, 3000, dtype=np.float32)[:, None] * np.float32(
-        3e-7 * abs(edge) + 1e-9
-    )
+    logits = np.float32(edge) + np.arange(-3000, 3000, dtype=np.float32)[:, None] * np.float32(3e-7 * abs(edge) + 1e-9)
     if activation == "softmax":
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     anchors_cxcywh = np.full((len(logits), 4), 1e-4, dtype=np.float32)
     anchors_cxcywh[:, 0] = np.linspace(0, 1, len(logits))
-    spec = PostprocessSpec(
-        activation, score_threshold=threshold, nms_iou=1.0, top_k=None, max_detections=len(logits)
-    )
+    spec = PostprocessSpec(activation, score_threshold=threshold, nms_iou=1.0, top_k=None, max_detections=len(logits))
     _, scores, _ = run(np.zeros_like(anchors_cxcywh), logits, anchors_cxcywh, spec)
     if activation == "softmax":
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))

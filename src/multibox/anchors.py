@@ -56,9 +56,15 @@ class AnchorSpec:
             for shape in level:
                 if len(shape) != 2 or not all(math.isfinite(side) and side > 0 for side in shape):
                     raise ContractError(f"anchor level {number}: (width, height) must be positive, got {shape}")
+        if not math.isfinite(self.offset):
+            raise ContractError(f"anchor offset must be finite, got {self.offset}")
+        if self.nominal_size_hw is not None:
+            _check_sizes("nominal_size_hw", [self.nominal_size_hw])
         if self.steps is not None:
             if len(self.steps) != len(self.levels):
                 raise ContractError(f"{len(self.levels)} anchor levels but {len(self.steps)} steps")
+            if not all(math.isfinite(step) and step > 0 for step in self.steps):
+                raise ContractError(f"anchor steps must be positive, got {self.steps}")
             if self.nominal_size_hw is None:
                 raise ContractError("anchor steps are pixels of one input size: give nominal_size_hw as well")
         for name, allowed in (("clip", get_args(Clip)), ("reference", get_args(Reference))):
@@ -78,8 +84,10 @@ class AnchorSpec:
             size_hw: input size in pixels.
 
         Raises:
-            ContractError: the number of maps is not the number of levels.
+            ContractError: the number of maps is not the number of levels, or a size is not positive.
         """
+        _check_sizes("size_hw", [size_hw])
+        _check_sizes("feature_sizes_hw", feature_sizes_hw)
         if len(feature_sizes_hw) != len(self.levels):
             raise ContractError(f"{len(self.levels)} anchor levels but {len(feature_sizes_hw)} feature maps")
         parts = [self._level(number, map_hw, size_hw) for number, map_hw in enumerate(feature_sizes_hw)]
@@ -128,6 +136,18 @@ class AnchorSpec:
         )
 
 
+def _check_sizes(name: str, sizes_hw: Sequence[SizeHw]) -> None:
+    for size_hw in sizes_hw:
+        if len(size_hw) != 2 or min(size_hw) < 1:
+            raise ContractError(f"{name} must be positive (height, width), got {size_hw}")
+
+
+def _check_positive(name: str, values: Sequence[float]) -> None:
+    for value in values:
+        if not (math.isfinite(value) and value > 0):
+            raise ContractError(f"anchor {name} must be positive numbers, got {value:g}")
+
+
 def _clip(anchors_cxcywh: NDArray[np.float64], clip: Clip) -> NDArray[np.float64]:
     if clip == "cxcywh":
         return np.clip(anchors_cxcywh, 0.0, 1.0)
@@ -159,6 +179,8 @@ def ssd_scales(first: int, low: int, high: int, *, levels: int) -> tuple[float, 
         high: the nominal largest percent (90).
         levels: number of feature maps (6 for SSD300, 7 for SSD512).
     """
+    if levels < 3:
+        raise ContractError(f"the released rule spaces scales over at least 3 levels, got {levels}")
     step = (high - low) // (levels - 2)
     return (first / 100, *((low + step * k) / 100 for k in range(levels)))
 
@@ -183,11 +205,16 @@ def ssd_anchors(
     Source: paper section 2.2; order of boxes as in the released PriorBox layer.
     """
     if len(scales) != len(ratios) + 1:
-        raise ContractError(f"{len(ratios)} levels need {len(ratios) + 1} scales, got {len(scales)}")
+        raise ContractError(
+            f"{len(scales)} scales make {len(scales) - 1} levels, but ratios are given for {len(ratios)}; "
+            "give ratios for each level, and one scale more than levels"
+        )
+    _check_positive("scales", scales)
     levels = []
     for scale, following, level_ratios in zip(scales[:-1], scales[1:], ratios, strict=True):
         between = math.sqrt(scale * following)
         shapes = [(scale, scale), (between, between)]
+        _check_positive("ratios", level_ratios)
         for ratio in level_ratios:
             root = math.sqrt(ratio)
             shapes += [(scale * root, scale / root), (scale / root, scale * root)]
@@ -216,6 +243,10 @@ def tf_anchors(
 
     Source: the anchor table stored in the COCO-trained SSDLite-MobileNetV2 graph.
     """
+    if levels < 2:
+        raise ContractError(f"scales from min_scale to max_scale need at least 2 levels, got {levels}")
+    _check_positive("scales", (min_scale, max_scale))
+    _check_positive("ratios", ratios)
     scales = [min_scale + (max_scale - min_scale) * k / (levels - 1) for k in range(levels)] + [1.0]
     out: list[ShapesWh] = []
     for k in range(levels):
@@ -238,6 +269,9 @@ def tinyssd_anchors(
 
     Source: Dive into Deep Learning, chapters on anchor boxes and on single shot detection.
     """
+    if not len(ratios) or not all(len(level_sizes) for level_sizes in sizes):
+        raise ContractError("anchors need at least one ratio, and at least one size on every level")
+    _check_positive("ratios", ratios)
     levels = []
     for level_sizes in sizes:
         pairs = [(size, ratios[0]) for size in level_sizes] + [(level_sizes[0], ratio) for ratio in ratios[1:]]

@@ -1,15 +1,16 @@
 """The model card: everything a model file says about itself, besides its weights.
 
-It travels as one JSON text, in the header of a `.safetensors` file and in the metadata of an `.onnx` file, and is enough
-to feed the model and to read its output without any other source.
+It travels as one JSON text, in the header of a `.safetensors` file and in the metadata of an `.onnx` file, and is
+enough to feed the model and to read its output without any other source.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from multibox.anchors import AnchorSpec, anchors_digest
 from multibox.classes import ClassMap
-from multibox.errors import ContractError, ModelFileError, OptionError, did_you_mean
+from multibox.errors import ContractError, ModelFileError, MultiboxError, did_you_mean
 from multibox.postprocess import PostprocessSpec, Variances
 from multibox.preprocess import Preprocess
 
@@ -26,6 +27,7 @@ __all__ = ["METADATA_KEY", "ModelCard", "read_safetensors_card"]
 
 METADATA_KEY = "multibox"  # the key of the JSON text in a file's metadata
 FORMAT_VERSION = 1
+BROKEN = "get the file again or export it anew"
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
 
 
@@ -67,6 +69,21 @@ class ModelCard:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for kind, names in ((str, _TEXTS), (dict, _TABLES)):
+            for name in names:
+                if not isinstance(getattr(self, name), kind):
+                    raise ContractError(f"{name} must be a {kind.__name__}, got {type(getattr(self, name)).__name__}")
+        if not all(math.isfinite(value) and value > 0 for value in self.variances):
+            raise ContractError(f"variances must be positive, got {self.variances}")
+        if len(self.feature_sizes_hw) != len(self.anchors.levels):
+            maps = len(self.feature_sizes_hw)
+            raise ContractError(f"{len(self.anchors.levels)} anchor levels but {maps} feature maps")
+        limit_h, limit_w = self.preprocess.size_hw
+        for height, width in self.feature_sizes_hw:
+            if not (1 <= height <= limit_h and 1 <= width <= limit_w):
+                raise ContractError(f"a feature map of {height} × {width} for an input of {limit_h} × {limit_w}")
+
     def anchors_cxcywh(self) -> NDArray[np.float32]:
         """Default boxes [A, 4], made from the specification and checked against the stored digest."""
         boxes = self.anchors.generate(self.feature_sizes_hw, self.preprocess.size_hw)
@@ -82,7 +99,10 @@ class ModelCard:
         for item in fields(self):
             value = getattr(self, item.name)
             data[item.name] = value.to_dict() if hasattr(value, "to_dict") else value
-        return json.dumps(data, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        try:
+            return json.dumps(data, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        except (TypeError, ValueError) as error:
+            raise ContractError(f"the card of {self.name} holds what JSON cannot: {error}") from None
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> ModelCard:
@@ -95,22 +115,46 @@ class ModelCard:
         Raises:
             ModelFileError: not a card, a card from a newer version, or one whose parts contradict each other.
         """
-        broken = "get the file again or export it anew"
         try:
             data = json.loads(text)
             version = data.pop("format")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise ModelFileError(source, "its multibox metadata is damaged", broken) from None
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+            raise ModelFileError(source, "its multibox metadata is damaged", BROKEN) from None
         if version != FORMAT_VERSION:
-            raise ModelFileError(source, f"it has metadata format {version}, this multibox reads {FORMAT_VERSION}", "upgrade multibox")
-        known = {item.name for item in fields(cls)}
+            reason = f"it has metadata format {version!r:.20}, this multibox reads {FORMAT_VERSION}"
+            raise ModelFileError(source, reason, "upgrade multibox")
+        known = {item.name: item for item in fields(cls)}
         for key in data:
             if key not in known:
-                raise ModelFileError(source, f"unknown metadata key {key!r}; {did_you_mean(key, known)}", broken)
+                raise ModelFileError(source, f"unknown metadata key {key!r:.60}; {did_you_mean(key, known)}", BROKEN)
+        for key, item in known.items():
+            if key not in data and item.default is item.default_factory is MISSING:
+                raise ModelFileError(source, f"its multibox metadata lacks {key!r}", BROKEN)
         try:
-            return cls(**{key: _PARSERS.get(key, lambda value: value)(value) for key, value in data.items()})
-        except (ContractError, OptionError, KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(source, f"its multibox metadata is damaged ({error})", broken) from None
+            return cls(**{key: _parsed(key, value) for key, value in data.items()})
+        except ContractError as error:
+            raise ModelFileError(
+                source, f"its multibox metadata is damaged ({_one_line(str(error))})", BROKEN
+            ) from None
+
+
+def _parsed(key: str, value: Any) -> Any:
+    """One part of the card. Parts check their values; what else Python says of nonsense becomes the same error."""
+    try:
+        return _PARSERS[key](value) if key in _PARSERS else value
+    except KeyError as error:
+        raise ContractError(f"{key} lacks {error}") from None
+    except (MultiboxError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ContractError(f"{key}: {error}") from None
+
+
+_TEXTS = ("name", "builder", "anchors_sha256", "licence", "source")
+_TABLES = ("arguments", "summary", "training", "metrics")
+
+
+def _one_line(text: str, limit: int = 300) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[:limit] + " …"
 
 
 def _sizes(values: Any) -> tuple[tuple[int, int], ...]:
@@ -138,20 +182,28 @@ def read_safetensors_card(path: Path) -> ModelCard:
     Raises:
         ModelFileError: missing, damaged, or not written by multibox.
     """
+    damaged = "get the file again"
     try:
         with path.open("rb") as file:
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
             if not 2 <= length <= LARGEST_HEADER:
-                raise ModelFileError(str(path), "it is not a safetensors file", "get the file again")
-            header = json.loads(file.read(length))
-            metadata = header.get("__metadata__", {})
+                raise ModelFileError(str(path), "it is not a safetensors file", damaged)
+            text = file.read(length)
     except FileNotFoundError:
         raise ModelFileError(str(path), "no such file", "check the path, or see `multibox list`") from None
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelFileError(str(path), f"its header cannot be read ({error})", "get the file again") from None
-    if METADATA_KEY not in metadata:
+    except OSError as error:
+        reason = f"it cannot be read ({error.strerror})"
+        raise ModelFileError(str(path), reason, "check the path and its permissions") from None
+    if len(text) < length:
+        raise ModelFileError(str(path), "it ends within its header, or is not a safetensors file", damaged)
+    try:
+        metadata = json.loads(text).get("__metadata__", {})
+        card = metadata.get(METADATA_KEY)
+    except (ValueError, AttributeError, RecursionError):
+        raise ModelFileError(str(path), "its header is damaged, or it is not a safetensors file", damaged) from None
+    if not isinstance(card, str):
         raise ModelFileError(
             str(path), "a safetensors file without multibox metadata", "convert foreign weights with `multibox import`"
         )
-    return ModelCard.from_json(metadata[METADATA_KEY], source=str(path))
+    return ModelCard.from_json(card, source=str(path))

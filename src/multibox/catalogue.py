@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from multibox.errors import ModelFileError, did_you_mean
 
 __all__ = ["CATALOGUE", "DEFAULT_MODEL", "CatalogueEntry", "resolve_model"]
 
+PICKLED = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT_MODEL = "ssdlite300-coco"
 
@@ -49,17 +51,36 @@ def resolve_model(name_or_path: str | Path, *, suffixes: tuple[str, ...] = (".on
     text = str(name_or_path)
     if text in CATALOGUE:
         return CATALOGUE[text].path(suffixes[0])
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    wanted = " or ".join(suffixes)
+    if not text.strip():
+        raise ModelFileError(repr(text), "is an empty name", f"give a {wanted} file, or one of: {', '.join(CATALOGUE)}")
+    try:
+        path = Path(name_or_path).expanduser()
+        found = path.stat()
+    except (OSError, ValueError, RuntimeError) as error:  # absent; or a name no system accepts; or a ~user unknown here
+        raise _not_found(text, error) from None
+    if stat.S_ISDIR(found.st_mode):
         raise ModelFileError(text, "is a folder", "name the model file inside it")
-    if not path.exists():
-        looks_like_path = path.suffix != "" or len(path.parts) > 1
-        remedy = "check the path" if looks_like_path else did_you_mean(text, CATALOGUE)
-        raise ModelFileError(text, "no such model file" if looks_like_path else "unknown model", remedy)
-    if path.suffix.lower() not in suffixes:
-        raise ModelFileError(
-            text,
-            f"files of type {path.suffix or '(none)'} are not opened (pickled checkpoints can run code)",
-            f"use {' or '.join(suffixes)}, or convert the weights with `multibox import`",
-        )
+    suffix = path.suffix.lower()
+    if suffix in PICKLED:
+        reason = f"{suffix} files are not opened: they are pickled, and reading them can run code"
+        raise ModelFileError(text, reason, f"use a {wanted} file, or convert the weights with `multibox import`")
+    if suffix not in suffixes:
+        reason = f"a {wanted} file is needed here, not {suffix or 'one without a suffix'}"
+        ours = suffix in {".onnx", ".safetensors"}
+        remedy = "give that one, or use engine=auto" if ours else "convert foreign weights with `multibox import`"
+        raise ModelFileError(text, reason, remedy)
     return path
+
+
+def _not_found(text: str, error: Exception) -> ModelFileError:
+    path = Path(text)
+    if isinstance(error, PermissionError):
+        return ModelFileError(text, "may not be read by this user", "change its permissions or run as its owner")
+    if not path.suffix and len(path.parts) == 1:
+        hint = did_you_mean(text, CATALOGUE)
+        remedy = hint if hint.endswith("?") else f"{hint}; or give the path of a model file"
+        return ModelFileError(text, "unknown model", remedy)
+    if path.stem in CATALOGUE:
+        return ModelFileError(text, "no such model file", f"the model that ships inside is called {path.stem!r}")
+    return ModelFileError(text, "no such model file", "check the path, or see `multibox list`")

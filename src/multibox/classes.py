@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +13,9 @@ from typing import Any
 from multibox.errors import ClassMapError, did_you_mean
 
 __all__ = ["COCO_CLASSES", "VOC_CLASSES", "ClassMap"]
+
+# Line breaks and other control characters, and halves of UTF-16 pairs: names that no text file could hold.
+_UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True)
@@ -21,28 +27,32 @@ class ClassMap:
     with gaps); they are used only when reading or writing that data set's own formats.
 
     Args:
-        names: C distinct, non-empty names.
+        names: C distinct, non-empty names on one line each.
         ids: C distinct integers; 0 … C−1 when left out.
 
     Raises:
-        ClassMapError: empty or repeated names, repeated ids, or a count that does not match.
+        ClassMapError: empty, unwritable or repeated names, repeated ids, or a count that does not match.
     """
 
     names: tuple[str, ...]
     ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.names, str | Mapping):
+            raise ClassMapError(f"class names must be a list of strings, got {self.names!r}")
         names = tuple(self.names)
-        ids = tuple(int(i) for i in self.ids) if self.ids else tuple(range(len(names)))
+        ids = _integers(self.ids) or tuple(range(len(names)))
         if not names:
             raise ClassMapError("a class map needs at least one class; background is never one of them")
         for index, name in enumerate(names):
             if not isinstance(name, str) or not name.strip():
                 raise ClassMapError(f"class {index} has no name: {name!r}; every class needs a non-empty string")
+            if any(unicodedata.category(char) in _UNWRITABLE for char in name):
+                raise ClassMapError(f"class {index}: a line break or control character in the name {name!r}; remove it")
         if len(ids) != len(names):
             raise ClassMapError(f"{len(names)} class names but {len(ids)} ids; give one id for each name")
         for what, values in (("name", names), ("id", ids)):
-            repeated = sorted({str(v) for v in values if values.count(v) > 1})  # type: ignore[operator]
+            repeated = [str(value) for value, count in Counter[Any](values).items() if count > 1]
             if repeated:
                 raise ClassMapError(f"class {what} used more than once: {', '.join(repeated)}")
         object.__setattr__(self, "names", names)
@@ -80,23 +90,27 @@ class ClassMap:
             raise ClassMapError(f"unknown class id {class_id}; known ids: {_short(self.ids)}") from None
 
     def select(self, wanted: Iterable[str | int]) -> tuple[int, ...]:
-        """Indexes for a mixed list of names and indexes, as a user types them (``["cat", 16]``).
+        """Indexes for a mixed list of names and indexes, as a user types them (``["cat", 16]``), each once.
 
-        A string of digits is an index unless a class has that very name.
+        A string of digits is an index unless a class has that very name. One string alone is one class.
         """
-        return tuple(dict.fromkeys(self._resolve(item) for item in wanted))
+        items = [wanted] if isinstance(wanted, str) else wanted
+        return tuple(dict.fromkeys(self._resolve(item) for item in items))
 
     def _resolve(self, item: str | int) -> int:
-        if isinstance(item, str) and item not in self._index_of_name:
-            text = item.strip()
-            if not text.removeprefix("-").isdigit():
-                return self.index(text)
-            item = int(text)
         if isinstance(item, str):
-            return self.index(item)
-        if not 0 <= item < len(self):
+            text = item if item in self._index_of_name else item.strip()
+            if text in self._index_of_name or not text.removeprefix("-").isdecimal():
+                return self.index(text)
+            index = int(text) if len(text) < 20 else len(self)  # int() refuses very long numbers
+        else:
+            try:
+                index = operator.index(item)
+            except TypeError:
+                raise ClassMapError(f"a class is chosen by its name or index, not by {item!r}") from None
+        if not 0 <= index < len(self):
             raise ClassMapError(f"class index {item} is outside 0…{len(self) - 1}; use an index in it, or a name")
-        return item
+        return index
 
     def require_same(self, other: ClassMap, *, mine: str, theirs: str) -> None:
         """Raise with the difference unless both maps hold the same classes in the same order with the same ids."""
@@ -119,7 +133,15 @@ class ClassMap:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClassMap:
         """Inverse of `to_dict`."""
-        return cls(tuple(data["names"]), tuple(data["ids"]))
+        return cls(data["names"], tuple(data["ids"]))
+
+
+def _integers(values: Iterable[int]) -> tuple[int, ...]:
+    values = tuple(values)
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError:
+        raise ClassMapError(f"class ids must be integers, got {values}") from None
 
 
 def _short(values: Sequence[int], limit: int = 12) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["Detection", "Detections"]
+
+JPEG_QUALITY = 92  # thin coloured lines smear visibly at Pillow's own 75
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,15 @@ class Detections:
 
     def __post_init__(self) -> None:
         boxes = _frozen(self.boxes_xyxy, np.float32, "boxes_xyxy")
-        if boxes.size == 0:
+        if boxes.shape == (0,):  # an empty list knows no second dimension
             boxes = _frozen(np.zeros((0, 4)), np.float32, "boxes_xyxy")
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ContractError(f"boxes_xyxy must be [N, 4], got {list(boxes.shape)}")
         bad = np.flatnonzero(~(boxes[:, :2] <= boxes[:, 2:]).all(axis=1))
         if bad.size:
             raise ContractError(f"box {bad[0]} is not (x1 ≤ x2, y1 ≤ y2): {boxes[bad[0]].tolist()}")
-        labels = _frozen(self.labels, np.int64, "labels").reshape(-1)
-        scores = None if self.scores is None else _frozen(self.scores, np.float32, "scores").reshape(-1)
+        labels = _frozen(self.labels, np.int64, "labels")
+        scores = None if self.scores is None else _frozen(self.scores, np.float32, "scores")
         for name, values in (("labels", labels), ("scores", scores)):
             if values is not None and values.shape != (len(boxes),):
                 raise ContractError(f"{name} must be [{len(boxes)}] like boxes_xyxy, got {list(values.shape)}")
@@ -72,7 +75,10 @@ class Detections:
             raise ContractError(f"labels must be in 0…{len(self.class_map) - 1}, got {labels.min()}…{labels.max()}")
         if scores is not None and not ((scores >= 0) & (scores <= 1)).all():
             raise ContractError(f"scores must be in [0, 1], got {scores.min()}…{scores.max()}")
-        height, width = (int(side) for side in self.picture_size_hw)
+        try:
+            height, width = (operator.index(side) for side in self.picture_size_hw)
+        except (TypeError, ValueError):
+            height = width = 0
         if height < 1 or width < 1:
             raise ContractError(f"picture_size_hw must be positive (height, width), got {self.picture_size_hw}")
         for name, value in (("boxes_xyxy", boxes), ("labels", labels), ("scores", scores)):
@@ -88,11 +94,11 @@ class Detections:
 
     def __getitem__(self, index: int | slice | ArrayLike) -> Detections:
         """A subset, by slice, integer, index array or boolean mask; always a `Detections`."""
-        if isinstance(index, int):
-            index = [index]
-        picked: Any = index if isinstance(index, slice) else np.asarray(index)
-        if isinstance(picked, np.ndarray) and picked.size == 0:
-            picked = picked.astype(np.intp)
+        picked: Any = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
+        if isinstance(index, list | tuple) and not index:
+            picked = np.zeros(0, np.intp)
+        if isinstance(picked, np.ndarray) and picked.dtype == bool and picked.shape != (len(self),):
+            raise IndexError(f"a mask for these detections must be [{len(self)}], got {list(picked.shape)}")
         return replace(
             self,
             boxes_xyxy=self.boxes_xyxy[picked],
@@ -101,13 +107,14 @@ class Detections:
         )
 
     def __eq__(self, other: object) -> bool:
+        """Same objects in the same order, classes and picture size; path and source do not count."""
         if not isinstance(other, Detections):
             return NotImplemented
-        same_scores = (
-            self.scores is None and other.scores is None
-            if self.scores is None or other.scores is None
-            else np.array_equal(self.scores, other.scores)
-        )
+        if self.scores is None or other.scores is None:
+            # Without objects there are no scores to have or not to have.
+            same_scores = self.scores is other.scores or len(self) == len(other) == 0
+        else:
+            same_scores = np.array_equal(self.scores, other.scores)
         return (
             same_scores
             and np.array_equal(self.boxes_xyxy, other.boxes_xyxy)
@@ -138,7 +145,7 @@ class Detections:
 
     def above(self, score: float) -> Detections:
         """Only the objects with a score of at least `score`."""
-        return self[self._scores_or_ones() >= score]
+        return self[self._scores_or_ones() >= np.float32(score)]
 
     def of_classes(self, wanted: Iterable[str | int]) -> Detections:
         """Only the objects of the given classes (names or indexes)."""
@@ -173,8 +180,21 @@ class Detections:
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any], class_map: ClassMap) -> Detections:
-        """Inverse of `to_dict`; names and indexes must agree with `class_map`."""
+    def from_dict(cls, data: Mapping[str, Any], class_map: ClassMap) -> Detections:
+        """Inverse of `to_dict`; names and indexes must agree with `class_map`.
+
+        Raises:
+            ContractError: something is missing or of the wrong kind.
+        """
+        try:
+            return cls._from_dict(data, class_map)
+        except KeyError as error:
+            raise ContractError(f"this is no row of `multibox predict --json`: {error} is missing") from None
+        except TypeError as error:
+            raise ContractError(f"this is no row of `multibox predict --json`: {error}") from None
+
+    @classmethod
+    def _from_dict(cls, data: Mapping[str, Any], class_map: ClassMap) -> Detections:
         rows = data["detections"]
         for row in rows:
             if class_map.index(row["name"]) != row["class_id"]:
@@ -183,10 +203,12 @@ class Detections:
                     f"but {class_map.index(row['name'])} in the class map"
                 )
         scores = [row["confidence"] for row in rows]
+        if 0 < scores.count(None) < len(scores):
+            raise ContractError("some objects have a confidence and some have none; give all or none")
         return cls(
-            np.array([[row["box"][k] for k in ("x1", "y1", "x2", "y2")] for row in rows], np.float32).reshape(-1, 4),
-            np.array([row["class_id"] for row in rows], np.int64),
-            None if rows and None in scores else np.array(scores, np.float32),
+            [[row["box"][k] for k in ("x1", "y1", "x2", "y2")] for row in rows],  # type: ignore[arg-type]
+            [row["class_id"] for row in rows],  # type: ignore[arg-type]
+            None if None in scores else scores,  # type: ignore[arg-type]
             class_map,
             (data["height"], data["width"]),
             data["path"],
@@ -206,7 +228,10 @@ class Detections:
         return rows
 
     def to_yolo(self) -> str:
-        """YOLO text, a line per object: index, centre x, centre y, width, height in [0, 1], and the score if any."""
+        """YOLO text, a line per object: index, centre x, centre y, width, height and the score if any.
+
+        Coordinates are fractions of the picture's sides.
+        """
         height, width = self.picture_size_hw
         lines = []
         for row in self:
@@ -245,6 +270,8 @@ class Detections:
             first_label: the number of the first class. torchvision's own detectors count from 1 because 0 is their
                 background; say which you want, there is no default.
         """
+        if first_label not in (0, 1):
+            raise ContractError(f"first_label must be 0 or 1, got {first_label!r}")
         try:
             import torch
         except ImportError:
@@ -260,7 +287,7 @@ class Detections:
         try:
             import supervision
         except ImportError:
-            raise MissingDependencyError("supervision", "to_supervision()", "supervision") from None
+            raise MissingDependencyError("supervision", "to_supervision()", None) from None
         return supervision.Detections(
             xyxy=self.boxes_xyxy.copy(),
             confidence=None if self.scores is None else self.scores.copy(),
@@ -293,15 +320,48 @@ class Detections:
         return draw_boxes(rgb, self.boxes_xyxy[order], captions, [row.label for row in rows], line_width=line_width)
 
     def save(self, path: str | Path, picture: Any = None) -> Path:
-        """Draw the boxes and write the picture; the suffix chooses the format."""
+        """Draw the boxes and write the picture; the suffix chooses the format.
+
+        Raises:
+            ContractError: as `plot`, or no picture format is known by the suffix.
+        """
         target = Path(path)
+        format = _picture_format(target)
+        drawn = self.plot(picture)
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.plot(picture).save(target, **({"quality": 92} if target.suffix.lower() in {".jpg", ".jpeg"} else {}))
+        if format == "JPEG":
+            drawn.save(target, format, quality=JPEG_QUALITY)
+        else:
+            drawn.save(target, format)
         return target
 
 
+def _picture_format(path: Path) -> str:
+    """Pillow's name of the format that a suffix stands for."""
+    from PIL import Image
+
+    suffix = path.suffix.lower()
+    Image.preinit()
+    if suffix not in Image.EXTENSION:
+        Image.init()  # the rarer formats: loading them takes longer than detecting does
+    format = Image.EXTENSION.get(suffix, "")
+    if format not in Image.SAVE:
+        raise ContractError(f"{path}: cannot write pictures of type {suffix or '(none)'}; use .png or .jpg")
+    return format
+
+
 def _frozen(values: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
-    array = np.array(values, dtype=dtype)
+    """A read-only copy. Only numbers are taken, and for integers only whole ones: nothing is parsed or cut off."""
+    try:
+        given = np.asarray(values)
+    except (TypeError, ValueError) as error:  # ragged lists, tensors on another device
+        raise ContractError(f"{name} must be an array of numbers ({error})") from None
+    if given.dtype.kind not in "iuf":
+        raise ContractError(f"{name} must be numbers, got {given.dtype}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = given.astype(dtype)
+    if array.dtype.kind == "i" and not (array == given).all():
+        raise ContractError(f"{name} must be whole numbers, got {given[array != given].ravel()[0]}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ContractError(f"{name} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are not")
     array.flags.writeable = False

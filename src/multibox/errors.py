@@ -50,10 +50,11 @@ class OptionError(MultiboxError, ValueError):
 
 
 class MissingDependencyError(MultiboxError, ImportError):
-    """An optional package is needed for what was asked."""
+    """An optional package is needed for what was asked. `extra` is the extra of multibox that brings it, if any."""
 
-    def __init__(self, package: str, purpose: str, extra: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}; install it with: pip install 'multibox[{extra}]'")
+    def __init__(self, package: str, purpose: str, extra: str | None) -> None:
+        target = package if extra is None else f"'multibox[{extra}]'"
+        super().__init__(f"{purpose} needs the package {package!r}; install it with: pip install {target}")
         self.package, self.extra = package, extra
 
 

@@ -327,7 +327,7 @@ def _refuse_damaged(shown: str, error: Exception) -> NoReturn:
     if isinstance(error, MemoryError):
         raise ImageError(shown, "does not fit into memory", "make it smaller") from error
     reason = one_line(error) or type(error).__name__
-    if "truncated" in reason or isinstance(error, EOFError):
+    if "truncated" in reason.casefold() or isinstance(error, EOFError):
         raise ImageError(shown, f"ends too early ({reason})", "copy or download it again") from error
     raise ImageError(shown, f"is damaged ({reason})", "open and save it again as PNG or JPEG") from error
 

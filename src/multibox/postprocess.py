@@ -81,9 +81,7 @@ class PostprocessSpec:
         if not _is_number(self.nms_iou) or not 0 <= self.nms_iou <= 1:
             raise OptionError(f"nms_iou: expected 0 <= number <= 1, got {self.nms_iou!r}")
         if self.top_k is not None and not _is_count(self.top_k):
-            raise OptionError(
-                f"top_k: expected a whole number from 1, or None for no limit, got {self.top_k!r}"
-            )
+            raise OptionError(f"top_k: expected a whole number from 1, or None for no limit, got {self.top_k!r}")
         if not _is_count(self.max_detections):
             raise OptionError(f"max_detections: expected a whole number from 1, got {self.max_detections!r}")
         if not isinstance(self.class_agnostic, bool):
@@ -231,16 +229,12 @@ def postprocess_np(
         prefix *= PREFIX_GROWTH
 
 
-def _check_arrays(
-    offsets: FloatArray, logits: FloatArray, anchors_cxcywh: FloatArray, activation: Activation
-) -> None:
+def _check_arrays(offsets: FloatArray, logits: FloatArray, anchors_cxcywh: FloatArray, activation: Activation) -> None:
     count = len(anchors_cxcywh)
     least = 2 if activation == "softmax" else 1
     for name, array, last in (("anchors_cxcywh", anchors_cxcywh, 4), ("offsets", offsets, 4)):
         if array.shape != (count, last) or count == 0:
-            raise ContractError(
-                f"{name}: expected shape [{count or 'anchors'}, {last}], got {list(array.shape)}"
-            )
+            raise ContractError(f"{name}: expected shape [{count or 'anchors'}, {last}], got {list(array.shape)}")
     if logits.ndim != 2 or len(logits) != count or logits.shape[1] < least:
         raise ContractError(
             f"logits: expected shape [{count}, at least {least}] for {activation}, got {list(logits.shape)}"
@@ -248,9 +242,7 @@ def _check_arrays(
     for name, array in (("offsets", offsets), ("logits", logits)):
         if not (np.isfinite(array.max()) and np.isfinite(array.min())):
             broken = array.size - np.count_nonzero(np.isfinite(array))
-            raise ContractError(
-                f"{broken} of {array.size} {name} are not finite; the network or its input is broken"
-            )
+            raise ContractError(f"{broken} of {array.size} {name} are not finite; the network or its input is broken")
 
 
 def class_columns(classes: Iterable[int] | None, class_count: int) -> NDArray[np.int64] | None:

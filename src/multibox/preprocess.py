@@ -77,7 +77,7 @@ class Preprocess:
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if len(self.size_hw) != 2 or any(side < 1 for side in self.size_hw):
+        if len(self.size_hw) != 2 or any(type(side) is not int or side < 1 for side in self.size_hw):
             raise ContractError(f"size_hw must be two positive integers (height, width), got {self.size_hw}")
         for name, allowed in (("coordinates", get_args(Coordinates)), ("colour_order", get_args(ColourOrder))):
             if getattr(self, name) not in allowed:
@@ -97,7 +97,8 @@ class Preprocess:
         factors = np.array(self.scale, dtype=np.float32)
         shifts = -np.array(self.mean, dtype=np.float32) * factors
         order = slice(None) if self.colour_order == "RGB" else slice(None, None, -1)
-        return resize_affine(rgb, self.size_hw, self.coordinates, factors[order], shifts[order])[order], geometry
+        planes = resize_affine(rgb, self.size_hw, self.coordinates, factors[order], shifts[order])
+        return np.ascontiguousarray(planes[order]), geometry
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; it also names what is fixed, so that another reader of the file need not guess."""

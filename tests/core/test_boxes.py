@@ -62,9 +62,7 @@ def test_a_box_overlaps_itself_by_one_or_has_no_area(box):
 
 
 def test_a_box_without_area_overlaps_nothing():
-    boxes_xyxy = torch.tensor(
-        [[0.5, 0.5, 0.5, 0.9], [0.5, 0.5, 0.5, 0.5], [0.9, 0.9, 0.1, 0.1], [0.0, 0.0, 1.0, 1.0]]
-    )
+    boxes_xyxy = torch.tensor([[0.5, 0.5, 0.5, 0.9], [0.5, 0.5, 0.5, 0.5], [0.9, 0.9, 0.1, 0.1], [0.0, 0.0, 1.0, 1.0]])
     iou = iou_matrix(boxes_xyxy, boxes_xyxy)
     assert iou[:3].eq(0).all()
     assert iou[3].tolist() == [0, 0, 0, 1]
@@ -89,8 +87,7 @@ def test_leading_axes_broadcast():
 def test_ioa_is_the_share_of_the_second_box(a_xyxy, b_xyxy):
     share = ioa_matrix(a_xyxy.double(), b_xyxy.double())
     expected = [
-        [overlap_of(a, b) / area_of(b) if area_of(b) > 0 else 0.0 for b in b_xyxy.tolist()]
-        for a in a_xyxy.tolist()
+        [overlap_of(a, b) / area_of(b) if area_of(b) > 0 else 0.0 for b in b_xyxy.tolist()] for a in a_xyxy.tolist()
     ]
     torch.testing.assert_close(share, torch.tensor(expected, dtype=torch.float64).reshape(share.shape))
     assert (ioa_matrix(a_xyxy, b_xyxy) >= iou_matrix(a_xyxy, b_xyxy) - 1e-6).all()

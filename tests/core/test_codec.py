@@ -30,8 +30,7 @@ def test_decode_undoes_encode(unit_cxcywh, anchors_cxcywh, variances):
     offsets = encode(unit_cxcywh, anchors_cxcywh, variances)
     torch.testing.assert_close(decode(offsets, anchors_cxcywh, variances), unit_cxcywh, atol=1e-5, rtol=1e-5)
     expected = [
-        encode_loop(b, a, variances)
-        for b, a in zip(unit_cxcywh.tolist(), anchors_cxcywh.tolist(), strict=True)
+        encode_loop(b, a, variances) for b, a in zip(unit_cxcywh.tolist(), anchors_cxcywh.tolist(), strict=True)
     ]
     torch.testing.assert_close(offsets, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 

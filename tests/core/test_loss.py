@@ -22,9 +22,7 @@ def make_target(unit_xyxy, labels, ignore=None):
 
 EMPTY = make_target([], [])
 ONE = make_target([[0.1, 0.1, 0.4, 0.5]], [3])
-THREE = make_target(
-    [[0.0, 0.2, 0.5, 0.9], [0.5, 0.5, 1.0, 1.0], [0.3, 0.0, 0.6, 0.2]], [0, 2, 2], [False, True, False]
-)
+THREE = make_target([[0.0, 0.2, 0.5, 0.9], [0.5, 0.5, 1.0, 1.0], [0.3, 0.0, 0.6, 0.2]], [0, 2, 2], [False, True, False])
 BATCHES = {"mixed": [EMPTY, ONE, THREE], "one": [ONE], "empty": [EMPTY], "all empty": [EMPTY, EMPTY]}
 
 
@@ -159,9 +157,7 @@ def test_ingredients_are_cross_entropy_and_smooth_l1():
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-@pytest.mark.parametrize(
-    "targets", [[EMPTY], [EMPTY, EMPTY], [make_target([[0.1, 0.1, 0.9, 0.9]], [0], [True])]]
-)
+@pytest.mark.parametrize("targets", [[EMPTY], [EMPTY, EMPTY], [make_target([[0.1, 0.1, 0.9, 0.9]], [0], [True])]])
 def test_pictures_without_objects_train_the_background(activation, targets):
     stage = random_stage(len(targets), 60, CLASSES + (activation == "softmax"))
     losses = multibox_loss((stage,), anchors(60), targets, activation=activation)
@@ -186,8 +182,7 @@ def test_without_any_anchor_to_learn_from_the_loss_is_zero_and_has_a_gradient():
 @pytest.mark.parametrize("size", [0.0, 100.0, 1e5, 1e20])
 def test_hostile_predictions_give_finite_losses_and_gradients(activation, size):
     raw = tuple(
-        Stage(*((size * t.detach()).requires_grad_() for t in random_stage(3, 60, 5, seed=s)))
-        for s in range(2)
+        Stage(*((size * t.detach()).requires_grad_() for t in random_stage(3, 60, 5, seed=s))) for s in range(2)
     )
     losses = multibox_loss(raw, anchors(60), BATCHES["mixed"], activation=activation)
     losses.total.backward()
@@ -252,9 +247,7 @@ def test_the_hardest_negatives_of_each_picture():
 
 def test_a_label_without_an_output_is_named():
     targets = [ONE, make_target([[0.1, 0.1, 0.2, 0.2], [0.3, 0.3, 0.5, 0.5]], [0, 4])]
-    with pytest.raises(
-        ContractError, match=r"picture 1: box 1 \[0\.3.* has label 4, but the network has 4 classes"
-    ):
+    with pytest.raises(ContractError, match=r"picture 1: box 1 \[0\.3.* has label 4, but the network has 4 classes"):
         multibox_loss((random_stage(2, 60, CLASSES + 1),), anchors(60), targets)
     with pytest.raises(ContractError, match="4 classes"):
         multibox_loss((random_stage(2, 60, CLASSES),), anchors(60), targets, activation="sigmoid")

@@ -15,9 +15,7 @@ from multibox.errors import OptionError
 def make_target(unit_xyxy, ignore=None):
     truth_unit_xyxy = torch.as_tensor(unit_xyxy, dtype=torch.float32).reshape(-1, 4)
     count = len(truth_unit_xyxy)
-    flags = (
-        torch.zeros(count, dtype=torch.bool) if ignore is None else torch.as_tensor(ignore, dtype=torch.bool)
-    )
+    flags = torch.zeros(count, dtype=torch.bool) if ignore is None else torch.as_tensor(ignore, dtype=torch.bool)
     return Target(truth_unit_xyxy, torch.arange(count), flags)
 
 
@@ -66,8 +64,7 @@ def match_loop(anchors_cxcywh, target, options):
         else:
             truth_index.append(best if best_iou > options.positive_threshold else -1)
         in_ignored = any(
-            iou[g, a] > options.positive_threshold or share[g, a] > options.positive_threshold
-            for g in ignored
+            iou[g, a] > options.positive_threshold or share[g, a] > options.positive_threshold for g in ignored
         )
         negative.append(truth_index[-1] < 0 and best_iou < options.negative_threshold and not in_ignored)
     return truth_index, negative
@@ -151,9 +148,7 @@ def test_equal_objects_take_equal_anchors_in_turn():
 
 
 def test_more_objects_than_anchors():
-    matches = match(
-        torch.tensor([[0.5, 0.5, 0.4, 0.4]]), [make_target([[0.3, 0.3, 0.6, 0.7], [0.3, 0.3, 0.7, 0.7]])]
-    )
+    matches = match(torch.tensor([[0.5, 0.5, 0.4, 0.4]]), [make_target([[0.3, 0.3, 0.6, 0.7], [0.3, 0.3, 0.7, 0.7]])])
     assert matches.truth_index.tolist() == [[1]]
 
 
@@ -170,9 +165,7 @@ def test_an_object_that_touches_no_anchor_stays_alone(strategy):
 
 def test_an_overlap_of_exactly_the_threshold_is_neither():
     # The object's own anchor, one of IoU 1/2 and one of IoU 1/4: all exact in binary.
-    anchors_cxcywh = xyxy_to_cxcywh(
-        torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.25], [0.0, 0.0, 0.25, 0.25]])
-    )
+    anchors_cxcywh = xyxy_to_cxcywh(torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.25], [0.0, 0.0, 0.25, 0.25]]))
     targets = [make_target([[0.0, 0.0, 0.5, 0.5]])]
     at_half = match(anchors_cxcywh, targets)
     assert at_half.positive.tolist() == [[True, False, False]]
@@ -211,7 +204,5 @@ def test_half_precision_anchors_are_matched_in_float32():
 )
 def test_impossible_options_are_refused(values):
     # Where annotations are checked too, they may speak first.
-    with pytest.raises(
-        (OptionError, TypeCheckError), match=r"expected 0 <=|known: bipartite|Type-check error"
-    ):
+    with pytest.raises((OptionError, TypeCheckError), match=r"expected 0 <=|known: bipartite|Type-check error"):
         MatchOptions(**values)

@@ -37,9 +37,7 @@ def assert_numpy_agrees(stage, anchors_cxcywh, spec, classes=None):
     found = run((stage,), anchors_cxcywh, spec, classes=classes)
     for b, picture in enumerate(found):
         arrays = (stage.offsets[b].numpy(), stage.logits[b].numpy(), anchors_cxcywh.numpy())
-        unit_xyxy, scores, labels = postprocess_np(
-            *arrays, variances=DEFAULT_VARIANCES, spec=spec, classes=classes
-        )
+        unit_xyxy, scores, labels = postprocess_np(*arrays, variances=DEFAULT_VARIANCES, spec=spec, classes=classes)
         assert picture.labels.tolist() == labels.tolist()
         np.testing.assert_allclose(picture.scores.numpy(), scores, rtol=1e-5)
         np.testing.assert_allclose(picture.unit_xyxy.numpy(), unit_xyxy, atol=1e-5)
@@ -72,8 +70,7 @@ def test_tensors_and_arrays_agree(spec, classes, seed):
 def test_tensors_and_arrays_agree_over_many_prefixes(activation, agnostic):
     # All boxes alike: hardly anything survives, so the list of candidates must be searched to its end.
     anchors_cxcywh = (
-        torch.tensor([0.5, 0.5, 0.3, 0.3])
-        + torch.rand(2000, 4, generator=torch.Generator().manual_seed(3)) * 0.05
+        torch.tensor([0.5, 0.5, 0.3, 0.3]) + torch.rand(2000, 4, generator=torch.Generator().manual_seed(3)) * 0.05
     )
     stage = random_stage(1, 2000, 5)
     stage = Stage(stage.offsets * 0.01, stage.logits)
@@ -92,9 +89,7 @@ def test_equal_scores_rank_by_anchor_then_class(spec):
     (picture,) = assert_numpy_agrees(stage, anchors_cxcywh, spec)
     classes = 3 - (spec.activation == "softmax")
     assert picture.labels.tolist() == [i % classes for i in range(1300)]
-    torch.testing.assert_close(
-        picture.unit_xyxy[:, 0], (anchors_cxcywh[:, 0] - 5e-4).repeat_interleave(classes)[:1300]
-    )
+    torch.testing.assert_close(picture.unit_xyxy[:, 0], (anchors_cxcywh[:, 0] - 5e-4).repeat_interleave(classes)[:1300])
 
 
 @pytest.mark.parametrize("spec", [SOFTMAX, SIGMOID])

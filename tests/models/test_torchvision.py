@@ -39,7 +39,7 @@ def pair(request: pytest.FixtureRequest):
 
 
 def their_input(theirs, picture: np.ndarray):
-    image = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+    image = torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255
     batch, _ = theirs.transform([image])
     return batch.tensors
 
@@ -105,7 +105,7 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def their_detections(theirs, picture: np.ndarray) -> dict[str, np.ndarray]:
     with torch.inference_mode():
-        rows = theirs([torch.from_numpy(picture).permute(2, 0, 1).float() / 255])[0]
+        rows = theirs([torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 255])[0]
     assert len(rows["scores"]) == 200
     return {key: value.numpy() for key, value in rows.items()}
 

@@ -125,7 +125,7 @@ def test_a_card_of_another_network_is_refused(detector: Detector, tmp_path: Path
     path = tmp_path / "parts.safetensors"
     save_detector(path, detector, make_card(detector, CLASSES, name="parts"))
     card_change(path, arguments={"num_classes": 4, "size_hw": [96, 128]})
-    with pytest.raises(ModelFileError, match=r"do not fit tinyssd256 \(heads\.0\.logits\.0\.weight is \[16, 64, 3, 3\]"):
+    with pytest.raises(ModelFileError, match=r"do not fit tinyssd256 \(heads\.0\.logits\.0\.weight is \[16, 64"):
         load_detector(path)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -18,6 +19,7 @@ __all__ = ["main"]
 COMMANDS = {
     "predict": ("multibox.cli.predict", "Find objects in pictures."),
     "info": ("multibox.cli.info", "Show a model level by level: maps, boxes, outputs, cost, classes."),
+    "convert": ("multibox.cli.convert", "Convert a data set from one format to another."),
     "list": ("multibox.cli.list", "List the models that ship inside and those that can be built."),
     "import": ("multibox.cli.importing", "Convert foreign weights into multibox model files."),
 }
@@ -37,15 +39,22 @@ class _Verbs(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS:
-            from multibox.errors import did_you_mean
-
-            raise click.UsageError(f"unknown command {args[0]!r}; {did_you_mean(args[0], COMMANDS)}")
+            raise _unknown_command(args[0], ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # Without importing the verbs' modules.
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _unknown_command(word: str, ctx: click.Context) -> click.UsageError:
+    from multibox.errors import did_you_mean
+
+    hint = did_you_mean(word, COMMANDS)
+    if not hint.startswith("did you mean") and (os.path.lexists(word) or set(word) & set("./\\*=")):
+        hint = f"did you mean: multibox predict {word}"
+    return click.UsageError(f"unknown command {word!r}; {hint}", ctx)
 
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,9 +68,13 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: one line for an expected error, and the exit status a script can rely on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     try:
         # Without click's own handling, so that errors of both kinds end up here.
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="multibox", standalone_mode=False)
+        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
@@ -70,11 +83,20 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        _end(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone (`multibox … | head`); nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILURE)
+        _end(EXIT_FAILURE)
+    except OSError as error:
+        subject = f"{error.filename}: " if error.filename else ""
+        click.echo(f"multibox: {subject}{error.strerror or error}; check the place and its free space", err=True)
+        _end(EXIT_FAILURE)
     except MultiboxError as error:
         click.echo(f"multibox: {error}", err=True)
         sys.exit(EXIT_FAILURE)
+
+
+def _end(status: int) -> NoReturn:
+    """Leave without a second complaint from the interpreter, which would flush standard output once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)

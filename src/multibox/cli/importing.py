@@ -27,7 +27,9 @@ FORMATS = {
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), default=Path(), help="Folder to write into.")
 @click.option("--name", help="Name of the written files; that of the source when left out.")
-@click.option("--names", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one a line, without background.")
+@click.option(
+    "--names", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one a line, without background."
+)
 @click.option("--onnx/--no-onnx", default=True, help="Write an .onnx file too.")
 def command(format: str, source: Path, output: Path, name: str | None, names: Path | None, onnx: bool) -> None:
     """Convert foreign weights at SOURCE into multibox model files.
@@ -45,7 +47,7 @@ def command(format: str, source: Path, output: Path, name: str | None, names: Pa
         for path in build_ssdlite300_coco(source, output):
             click.echo(path)
         return
-    class_map = ClassMap(tuple(_lines(names))) if names else None
+    class_map = ClassMap(tuple(_lines(names.expanduser()))) if names else None
     detector, classes = import_ssd300_vgg16(read_state_dict(source), class_map)
     stem = name or source.stem
     card = make_card(detector, classes, name=stem, source=f"torchvision ssd300_vgg16 state dict {source.name}")

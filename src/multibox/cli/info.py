@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from multibox.card import ModelCard, read_safetensors_card
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL, resolve_model
 from multibox.classes import ClassMap
 from multibox.cli.options import KeyValueCommand
-from multibox.errors import MissingDependencyError, OptionError
+from multibox.errors import MissingDependencyError, ModelFileError, OptionError, did_you_mean
 
 __all__ = ["command"]
 
@@ -34,35 +35,53 @@ def command(model: str, num_classes: int | None, imgsz: str | None, ratios: str 
     random weights and the classes, size and ratios you ask for.
     """
     card = _card(model, num_classes=num_classes, imgsz=imgsz, ratios=ratios)
-    click.echo(json.dumps(json.loads(card.to_json()), indent=2) if as_json else render(card))
+    if as_json:
+        click.echo(json.dumps(json.loads(card.to_json()), indent=2))
+        return
+    try:
+        text = render(card)
+    except (LookupError, TypeError, ValueError):
+        raise ModelFileError(model, "its summary of the network is missing or damaged", "export it anew") from None
+    click.echo(text)
 
 
 def _card(model: str, *, num_classes: int | None, imgsz: str | None, ratios: str | None) -> ModelCard:
-    is_file = model in CATALOGUE or Path(model).suffix in (".onnx", ".safetensors") or Path(model).exists()
-    if not is_file:
+    path = Path(model)
+    named = model in CATALOGUE or path.suffix != "" or len(path.parts) != 1
+    if not named and not path.is_file():
         return _built(model, num_classes=num_classes, imgsz=imgsz, ratios=ratios)
-    if num_classes or imgsz or ratios:
-        raise OptionError(f"{model} has its classes, size and ratios already; these options are for networks to be built")
-    path = resolve_model(model, suffixes=(".safetensors", ".onnx"))
-    if path.suffix == ".safetensors":
-        return read_safetensors_card(path)
+    file = resolve_model(model, suffixes=(".safetensors", ".onnx"))
+    if num_classes is not None or imgsz is not None or ratios is not None:
+        raise OptionError(
+            f"{model} has its classes, size and ratios already; leave out num_classes, imgsz and ratios, "
+            "or name a network to be built (see `multibox list`)"
+        )
+    if file.suffix.lower() == ".safetensors":
+        return read_safetensors_card(file)
     from multibox.runtime.ort import OrtEngine
 
-    return OrtEngine(path).card
+    return OrtEngine(file).card
 
 
 def _built(model: str, *, num_classes: int | None, imgsz: str | None, ratios: str | None) -> ModelCard:
     try:
-        from multibox.models import create_model
+        from multibox.models import create_model, list_models
         from multibox.weights import make_card
     except ImportError as error:
-        raise MissingDependencyError(error.name or "torch", f"{model!r} is no model file; building a network", "train") from None
+        purpose = f"{model!r} is no model file or shipped model; building a network of that name"
+        raise MissingDependencyError(error.name or "torch", purpose, "train") from None
+    if model not in list_models():
+        if Path(model).exists():
+            resolve_model(model)  # says what is wrong with it as a file
+        hint = did_you_mean(model, {*list_models(), *CATALOGUE})
+        remedy = hint if hint.endswith("?") else f"{hint}; or give the path of a model file"
+        raise OptionError(f"unknown model {model!r}; {remedy}")
     arguments: dict[str, Any] = {}
-    if num_classes:
+    if num_classes is not None:
         arguments["num_classes"] = num_classes
-    if imgsz:
+    if imgsz is not None:
         arguments["size_hw"] = _size_hw(imgsz)
-    if ratios:
+    if ratios is not None:
         arguments["ratios"] = [_numbers(level) for level in ratios.split("/")]
     detector = create_model(model, **arguments)
     names = ClassMap(tuple(f"class {i}" for i in range(detector.spec.num_classes)))
@@ -70,17 +89,20 @@ def _built(model: str, *, num_classes: int | None, imgsz: str | None, ratios: st
 
 
 def _size_hw(text: str) -> list[int]:
-    sides = [int(side) for side in text.lower().replace("x", ",").split(",") if side.strip().isdigit()]
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise OptionError(f"imgsz must be one number or height,width, got {text!r}")
-    return [sides[0], sides[-1]]
+    """[height, width] from "320", "320,480" or "320x480"."""
+    sides = [part.strip() for part in text.lower().replace("×", ",").replace("x", ",").split(",")]
+    if len(sides) not in (1, 2) or not all(re.fullmatch(r"[0-9]{1,5}", side) and int(side) for side in sides):
+        raise OptionError(f"imgsz must be one number of pixels or height,width, got {text!r}")
+    return [int(sides[0]), int(sides[-1])]
 
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",") if part.strip()]
+        return [float(part) for part in text.split(",")] if text.strip() else []
     except ValueError:
-        raise OptionError(f"ratios must be numbers separated by commas, got {text!r}") from None
+        raise OptionError(
+            f"ratios must be numbers, separated by commas on a level and by '/' between levels, got {text!r}"
+        ) from None
 
 
 HEADERS = ("map", "height × width", "channels", "stride", "field", "boxes/cell", "boxes", "outputs")
@@ -90,7 +112,7 @@ def render(card: ModelCard) -> str:
     """The card as text."""
     summary, softmax = card.summary, card.postprocess.activation == "softmax"
     per_box = summary["outputs_per_box"]
-    rows = [HEADERS]
+    rows: list[tuple[str, ...]] = [HEADERS]
     for level in summary["levels"]:
         height, width = level["size_hw"]
         stride, field = ("all" if level[key] is None else str(level[key]) for key in ("stride", "receptive_field"))
@@ -102,7 +124,9 @@ def render(card: ModelCard) -> str:
     scores = f"{count} classes + background" if softmax else f"{count} classes, no background output"
     height, width = card.preprocess.size_hw
     spec, post = card.preprocess, card.postprocess
-    channels = ", ".join(f"({c} − {m:g}) · {s:.6g}" for c, m, s in zip(spec.colour_order, spec.mean, spec.scale, strict=True))
+    channels = ", ".join(
+        f"({c} − {m:g}) · {s:.6g}" for c, m, s in zip(spec.colour_order, spec.mean, spec.scale, strict=True)
+    )
     lines = [
         f"{card.name}: {card.builder}, input {height} × {width}",
         "",
@@ -128,7 +152,13 @@ def _activation(card: ModelCard) -> str:
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) if i in (0, 7) else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))).rstrip() for r in rows]
+    left = (0, len(HEADERS) - 1)
+    return [
+        "  ".join(
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _wrapped(head: str, text: str) -> list[str]:

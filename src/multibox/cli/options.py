@@ -2,68 +2,171 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from pathlib import Path
+from typing import Any
 
 import click
 
 from multibox.errors import did_you_mean
 
-__all__ = ["KeyValueCommand"]
+__all__ = ["KeyValueCommand", "Number"]
 
 _KEY_VALUE = re.compile(r"(?P<key>[A-Za-z][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOTALL)
-_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+_YES, _NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
+_TRUE, _FALSE = _YES | {"1"}, _NO | {"0"}
+
+
+class Number(click.FloatRange):
+    """A number in a range. Not a number ("nan") is in none, though no comparison says so."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or click's refusal, which shows the range."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 class KeyValueCommand(click.Command):
     """A command whose options may also be written `key=value`, with `_` or `-` in the key.
 
-    A switch accepts `save`, `--save`, `--no-save`, `save=true` and `--save false`. An unknown key is refused with the
-    nearest known one; a word with `=` that is the name of an existing file stays an argument. After `--` everything is
-    an argument.
+    - A switch accepts `--save`, `--no-save`, `save=true`, `--save=false` and `--save false`. The last one takes no 0
+      and 1, which are names of many a folder. `save` alone is the switch unless there is a file of that name.
+    - An argument may be written with its name as well: `source=cat.jpg`, `model=best.onnx`.
+    - An unknown key is refused with the nearest known one, unless the whole word is the name of an existing file.
+    - After `--` everything is an argument.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Rewrite every spelling to click's own."""
-        return super().parse_args(ctx, self._rewrite(ctx, args))
+        if ctx.resilient_parsing:  # shell completion, on a line that is still being typed
+            return super().parse_args(ctx, args)
+        return super().parse_args(ctx, _Rewriter(self, ctx).rewrite(args))
 
-    def _rewrite(self, ctx: click.Context, args: list[str]) -> list[str]:
-        options = {p.name: p for p in self.get_params(ctx) if isinstance(p, click.Option) and p.name}
-        out: list[str] = []
+
+class _Rewriter:
+    def __init__(self, command: click.Command, ctx: click.Context) -> None:
+        parameters = command.get_params(ctx)
+        self._ctx = ctx
+        self._switch_off: dict[str, click.Option] = {}
+        self._options: dict[str, click.Option] = {}
+        self._short: dict[str, click.Option] = {}
+        for option in (p for p in parameters if isinstance(p, click.Option)):
+            for spelling in (*option.opts, *option.secondary_opts):
+                if not spelling.startswith("--"):
+                    self._short[spelling] = option
+                elif spelling in option.opts:
+                    self._options[_key(spelling)] = option
+                else:
+                    self._switch_off[_key(spelling)] = option
+        self._arguments = [p for p in parameters if isinstance(p, click.Argument)]
+
+    def rewrite(self, args: list[str]) -> list[str]:
+        """Options in click's spelling, then `--`, then the arguments in their order."""
+        options: list[str] = []
+        words: list[str] = []
+        named: dict[str, str] = {}
         remaining = list(args)
         while remaining:
             word = remaining.pop(0)
-            if word == "--":
-                return [*out, word, *remaining]
             match = _KEY_VALUE.fullmatch(word.removeprefix("--"))
-            dashed = word.startswith("--")
-            key = (match["key"] if match else word.removeprefix("--")).replace("-", "_")
-            option = options.get(key)
-            if match is None and dashed and option is not None:
-                value = None
-                if option.is_flag and remaining and remaining[0].lower() in _TRUE | _FALSE:
-                    value = remaining.pop(0)
-                out += _spelled(option, value)
-            elif match and option is not None:
-                out += _spelled(option, match["value"])
-            elif match and not dashed and (key == "source" or Path(word).exists()):
-                out.append(match["value"] if key == "source" else word)
-            elif match and not dashed:
-                raise click.UsageError(f"unknown option {match['key']!r}; {did_you_mean(key, options)}", ctx)
-            elif dashed and word != "--help" and not key.startswith("no_"):
-                raise click.UsageError(f"unknown option {word!r}; {did_you_mean(key, options)}", ctx)
+            if word == "--":
+                words += remaining
+                break
+            if word.startswith("--"):
+                options += self._dashed(word, match, remaining)
+            elif word in self._short:
+                options.append(word)
+                if not self._short[word].is_flag:
+                    if not remaining:
+                        raise click.UsageError(f"option {word} needs a value", self._ctx)
+                    options.append(remaining.pop(0))
+            elif word.startswith("-") and word != "-":
+                raise self._unknown(word)
+            elif match is None and self._is_switch(word) and not os.path.lexists(word):
+                options += self._spelled(_key(word), None)
+            elif match is None:
+                words.append(word)
+            elif _key(match["key"]) in self._options | self._switch_off:
+                options += self._spelled(_key(match["key"]), match["value"])
+            elif argument := self._argument(_key(match["key"])):
+                if argument.nargs == 1:
+                    named[str(argument.name)] = match["value"]
+                else:
+                    words.append(match["value"])
+            elif os.path.lexists(word):
+                words.append(word)
             else:
-                out.append(word)
-        return out
+                raise self._unknown(match["key"])
+        return [*options, "--", *self._in_order(words, named)]
+
+    def _dashed(self, word: str, match: re.Match[str] | None, remaining: list[str]) -> list[str]:
+        key = _key(match["key"] if match else word)
+        value = match["value"] if match else None
+        if key not in self._options | self._switch_off:
+            raise self._unknown(word.partition("=")[0])
+        option = self._options.get(key)
+        if match is None and remaining and option is not None:
+            says_yes_or_no = bool(option.secondary_opts) and remaining[0].lower() in _YES | _NO
+            if not option.is_flag or says_yes_or_no:
+                value = remaining.pop(0)
+        return self._spelled(key, value)
+
+    def _spelled(self, key: str, value: str | None) -> list[str]:
+        option = self._options.get(key) or self._switch_off[key]
+        name = max(option.opts, key=len)
+        if not option.is_flag:
+            if value is None:
+                raise click.UsageError(f"option {name} needs a value: write {name}=…", self._ctx)
+            return [f"{name}={value}"]
+        text = "true" if value is None else value.lower()
+        if text not in _TRUE | _FALSE:
+            shown = key.replace("_", "-")
+            raise click.UsageError(
+                f"{shown} is a switch: write {shown}=true or {shown}=false, not {value!r}", self._ctx
+            )
+        if (text in _TRUE) == (key in self._options):
+            return [name]
+        return [max(option.secondary_opts, key=len)] if option.secondary_opts else []
+
+    def _is_switch(self, word: str) -> bool:
+        option = self._options.get(_key(word))
+        return option is not None and option.is_flag and _key(word) != "help"
+
+    def _argument(self, key: str) -> click.Argument | None:
+        return next((a for a in self._arguments if key in _names(a)), None)
+
+    def _in_order(self, words: list[str], named: dict[str, str]) -> list[str]:
+        out: list[str] = []
+        for argument in self._arguments:
+            if str(argument.name) in named:
+                out.append(named[str(argument.name)])
+            elif argument.nargs == 1:
+                out += [words.pop(0) for _ in words[:1]]
+        return out + words
+
+    def _unknown(self, word: str) -> click.UsageError:
+        bare = word.lstrip("-")
+        known = {*self._options, *(self._switch_off if bare.startswith("no") else ())} - {"help"}
+        if bare == word:  # key=value, where keys have underscores
+            hint = did_you_mean(bare.replace("-", "_"), known)
+            if hint.startswith("known") and self._arguments:
+                hint += f"; a file of that name is written ./{word}=…"
+        else:
+            hint = did_you_mean(bare.replace("_", "-"), (key.replace("_", "-") for key in known))
+            hint = hint.replace("did you mean '", "did you mean '--")
+        return click.UsageError(f"unknown option {word!r}; {hint}", self._ctx)
 
 
-def _spelled(option: click.Option, value: str | None) -> list[str]:
-    name = max(option.opts, key=len)
-    if not option.is_flag:
-        return [name] if value is None else [name, value]
-    text = "true" if value is None else value.lower()
-    if text not in _TRUE | _FALSE:
-        raise click.UsageError(f"{option.name} is a switch: write {option.name}=true or {option.name}=false, not {value!r}")
-    if text in _TRUE:
-        return [name]
-    return [max(option.secondary_opts, key=len)] if option.secondary_opts else []
+def _key(spelling: str) -> str:
+    return spelling.removeprefix("--").replace("-", "_")
+
+
+def _names(argument: click.Argument) -> tuple[str, ...]:
+    """How an argument may be called: "sources" and, since one is given at a time, "source"."""
+    name = str(argument.name)
+    return (name,) if argument.nargs == 1 else (name, name.removesuffix("s"))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import click
 
 from multibox.catalogue import DEFAULT_MODEL
-from multibox.cli.options import KeyValueCommand
+from multibox.classes import ClassMap
+from multibox.cli.options import KeyValueCommand, Number
 from multibox.cli.outputs import open_outputs
 from multibox.detections import Detections
-from multibox.errors import ImageError
+from multibox.errors import ImageError, OptionError
 from multibox.images import one_line
 
 __all__ = ["command"]
@@ -27,8 +27,12 @@ BAR_FROM = 10  # pictures; fewer are over before a bar tells anything
 @click.command("predict", cls=KeyValueCommand)
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="A shipped model or a model file.")
-@click.option("--conf", type=click.FloatRange(0, 1), help="Smallest score that is reported.  [default: 0.5]")
-@click.option("--iou", type=click.FloatRange(0, 1), help="Overlap above which the lower-scored box is dropped.  [default: the model's]")
+@click.option("--conf", type=Number(0, 1, max_open=True), help="Only scores above this.  [default: 0.5]")
+@click.option(
+    "--iou",
+    type=Number(0, 1),
+    help="Overlap above which the lower-scored box is dropped.  [default: the model's]",
+)
 @click.option("--max-det", type=click.IntRange(min=1), help="Most objects in a picture.  [default: the model's]")
 @click.option("--classes", metavar="A,B", help="Only these classes, by name or index.")
 @click.option("--agnostic-nms/--no-agnostic-nms", default=False, help="Boxes of different classes suppress each other.")
@@ -58,48 +62,60 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
     problems = list(expansion.problems)
     say = _Printer(quiet=options["quiet"], as_json=options["as_json"])
     if expansion.skipped:
-        say.note(f"{expansion.skipped} files in the folders are no pictures and were passed over")
-    found = 0
-    with ExitStack() as stack:
-        if expansion.sources:
-            detector = Detector(options["model"], engine=options["engine"], device=options["device"])
-            settings = _settings(detector, options)
-            outputs = stack.enter_context(open_outputs(expansion.sources, options))
-            for number, source in enumerate(say.progress(expansion.sources)):
-                try:
-                    rgb = source.read()
-                except ImageError as error:
-                    problems.append(error)
-                    continue
-                detections = replace(detector(rgb, **settings), path=source.name)
-                found += len(detections)
-                outputs.write(number, detections)
-                say.result(detections)
+        files = _counted(expansion.skipped, "file")
+        say.note(f"{files} in the folders passed over: no picture by the suffix")
+    found, folder = 0, None
+    if expansion.sources:
+        detector = Detector(options["model"], engine=options["engine"], device=options["device"])
+        settings = _settings(detector.card.class_map, options)
+        with open_outputs(expansion.sources, options) as outputs:
+            try:
+                for number, source in enumerate(say.progress(expansion.sources)):
+                    try:
+                        rgb = source.read()
+                    except ImageError as error:
+                        problems.append(error)
+                        continue
+                    detections = replace(detector(rgb, **settings), path=source.name)
+                    found += len(detections)
+                    outputs.write(number, detections)
+                    say.result(detections)
+            except KeyboardInterrupt:
+                if outputs.folder:
+                    say.note(f"\nstopped; the results until now are in {outputs.folder}")
+                raise
+        folder = outputs.folder
     read = len(expansion.sources) + len(expansion.problems) - len(problems)
-    say.note(f"{read} {_plural(read, 'picture')}, {found} {_plural(found, 'object')}")
-    if expansion.sources and outputs.folder:
-        say.note(f"results in {outputs.folder}")
-    for error in problems:
-        click.echo(f"multibox: {one_line(error)}", err=True)
+    say.note(f"{_counted(read, 'picture')}, {_counted(found, 'object')}")
+    if folder:
+        say.note(f"results in {folder}")
+    for problem in problems:
+        click.echo(f"multibox: {one_line(problem)}", err=True)
     return EXIT_BAD_PICTURES if problems else 0
 
 
-def _settings(detector: Any, options: dict[str, Any]) -> dict[str, Any]:
-    classes = None
-    if options["classes"]:
-        wanted = [part.strip().strip("'\"") for part in options["classes"].strip("[]").split(",")]
-        classes = detector.card.class_map.select(part for part in wanted if part)
+def _settings(class_map: ClassMap, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "conf": options["conf"],
         "iou": options["iou"],
         "max_det": options["max_det"],
         "agnostic_nms": options["agnostic_nms"],
-        "classes": classes,
+        "classes": None if options["classes"] is None else _classes(class_map, options["classes"]),
     }
 
 
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else noun + "s"
+def _classes(class_map: ClassMap, text: str) -> tuple[int, ...]:
+    """Indexes for "cat,dog", "15,16" or "[cat, 16]"; a name with a comma in it can be given alone."""
+    if text in class_map.names:
+        return class_map.select(text)
+    wanted = [part.strip().strip("'\"") for part in text.strip("[]() ").split(",")]
+    if not any(wanted):
+        raise OptionError(f"classes={text}: names no class; write classes=cat,dog, or leave it out for all classes")
+    return class_map.select(part for part in wanted if part)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 class _Printer:
@@ -120,7 +136,7 @@ class _Printer:
 
     def result(self, detections: Detections) -> None:
         if self._json:
-            click.echo(json.dumps(detections.to_dict(), ensure_ascii=False))
+            click.echo(json.dumps(detections.to_dict()))
         elif not self._quiet and not (self._bar and sys.stdout.isatty()):
             click.echo(str(detections))
 

@@ -207,9 +207,7 @@ def _check_shapes(raw: Raw, anchors_cxcywh: Tensor, targets: Sequence[Target]) -
 def _check_labels(targets: Sequence[Target], *, class_count: int) -> None:
     if not (torch.cat([t.labels for t in targets]) >= class_count).any():
         return
-    picture, row = next(
-        (p, int(r)) for p, t in enumerate(targets) for r in (t.labels >= class_count).nonzero()
-    )
+    picture, row = next((p, int(r)) for p, t in enumerate(targets) for r in (t.labels >= class_count).nonzero())
     target = targets[picture]
     raise ContractError(
         f"picture {picture}: box {row} {target.truth_unit_xyxy[row].tolist()} has label "

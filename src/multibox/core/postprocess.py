@@ -84,9 +84,7 @@ def _one_picture(
         prefix *= PREFIX_GROWTH
 
 
-def _best_first(
-    scores: Float32[Tensor, "anchors classes"], *, threshold: float, count: int
-) -> Int64[Tensor, " best"]:
+def _best_first(scores: Float32[Tensor, "anchors classes"], *, threshold: float, count: int) -> Int64[Tensor, " best"]:
     """Places in the flattened scores of the `count` highest above `threshold`, falling; equal ones in order.
 
     The `count`-th best of the anchors' best scores is a lower bound for the `count`-th best score, and it comes

@@ -94,7 +94,8 @@ class Detector:
 
         Args:
             pictures: see `__call__`.
-            conf: smallest score; 0.5 when left out. `card.postprocess.score_threshold` gives all that evaluation uses.
+            conf: only scores above it are reported; 0.5 when left out. Evaluation goes down to
+                `card.postprocess.score_threshold`.
             iou: overlap above which the lower-scored of two boxes is dropped; the model's own when left out.
             max_det: most objects in a picture; the model's own when left out.
             classes: names or indexes to keep; all when left out.

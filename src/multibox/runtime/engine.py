@@ -53,7 +53,7 @@ def open_engine(path: Path, *, engine: str, device: str) -> Engine:
     if engine == "auto":
         engine = next(name for name, opened in ENGINES.items() if opened == suffix)
     if engine not in ENGINES:
-        raise OptionError(f"unknown engine {engine!r}; {did_you_mean(engine, ENGINES)}")
+        raise OptionError(f"unknown engine {engine!r}; {did_you_mean(engine, ['auto', *ENGINES])}")
     if ENGINES[engine] != suffix:
         raise OptionError(f"engine {engine!r} opens {ENGINES[engine]} files, not {path.name!r}; use engine=auto")
     if engine == "torch":

@@ -10,7 +10,7 @@ import torch
 from multibox.anchors import anchors_digest
 from multibox.card import METADATA_KEY, ModelCard, read_safetensors_card
 from multibox.classes import ClassMap
-from multibox.errors import ContractError, ModelFileError
+from multibox.errors import ContractError, ModelFileError, MultiboxError
 from multibox.models.detector import Detector
 from multibox.models.inspect import summarise
 from multibox.models.registry import create_model
@@ -100,7 +100,10 @@ def load_detector(path: Path, *, device: str | torch.device = "cpu") -> tuple[De
     from safetensors.torch import load_file
 
     card = read_safetensors_card(path)
-    detector = create_model(card.builder, **card.arguments)
+    try:
+        detector = create_model(card.builder, **card.arguments)
+    except (MultiboxError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelFileError(str(path), f"its network cannot be built ({error})", "get the file again") from None
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
