@@ -166,6 +166,8 @@ def _keep(
         over = iou_matrix_np(sorted_xyxy[rows], sorted_xyxy[others]) > nms_iou
         return over if groups is None else over & (groups[rows, None] == groups[others])
 
+    if groups is not None and np.bincount(groups).max(initial=0) < 2:
+        return np.arange(min(limit, len(groups)))  # no two of one class: nothing can be suppressed
     kept = np.empty(0, dtype=np.int64)
     for start in range(0, len(sorted_xyxy), _NMS_CHUNK):
         rows = np.arange(start, min(start + _NMS_CHUNK, len(sorted_xyxy)))

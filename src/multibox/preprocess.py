@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,41 +147,62 @@ def _taps(
     return low, high, (position - low).astype(np.float32)
 
 
+class _Rows(NamedTuple):
+    """The input rows that an output needs, and where among them its two taps lie."""
+
+    used: slice | NDArray[np.intp]
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    weight: FloatArray  # of the high ones, as a column
+
+
+@lru_cache(maxsize=64)
+def _rows(size_in: int, size_out: int, coordinates: Coordinates) -> _Rows:
+    low, high, weight = _taps(size_in, size_out, coordinates)
+    used = np.unique(np.concatenate([low, high]))
+    consecutive = used[-1] - used[0] + 1 == len(used)  # then a slice spares a copy; a strong reduction skips rows
+    chosen = slice(int(used[0]), int(used[-1]) + 1) if consecutive else used
+    return _Rows(chosen, np.searchsorted(used, low), np.searchsorted(used, high), weight[:, None])
+
+
 def resize_affine(
     rgb: NDArray[np.uint8], size_hw: tuple[int, int], coordinates: Coordinates, factors: FloatArray, shifts: FloatArray
 ) -> FloatArray:
     """Bilinear resize without antialiasing or rounding, times `factors`, plus `shifts` (one each for R, G and B).
 
-    [h, w, 3] uint8 -> [3, H, W] float32. The picture's share of a prediction's time outside the network is mostly this
-    function, so it is written for speed: columns are gathered as whole 4-byte pixels, the factor is folded into the
-    weights, temporary arrays are kept from call to call (a fresh megabyte costs more in page faults than the
-    arithmetic on it), and the lower half is done by a second thread.
+    [h, w, 3] uint8 -> [3, H, W] float32. Most of a prediction's time between decoding and network is this function, so
+    it is written for speed: columns are gathered as whole 4-byte pixels, the factor is folded into the weights, and
+    temporary arrays are kept from call to call (a fresh megabyte costs more in page faults than the arithmetic on it).
     """
     out = np.empty((3, *size_hw), dtype=np.float32)
-    words = _words(rgb)
-    rows = _taps(rgb.shape[0], size_hw[0], coordinates)
-    columns = _taps(rgb.shape[1], size_hw[1], coordinates)
-    middle = size_hw[0] // 2
-    if size_hw[0] * size_hw[1] < WORTH_A_THREAD:
-        _resize_rows(words, out, rows, columns, factors, shifts)
-        return out
-    lower = tuple(tap[middle:] for tap in rows)
-    task = _helper().submit(_resize_rows, words, out[:, middle:], lower, columns, factors, shifts)
-    upper = tuple(tap[:middle] for tap in rows)
-    _resize_rows(words, out[:, :middle], upper, columns, factors, shifts)
-    task.result()
+    rows = _rows(rgb.shape[0], size_hw[0], coordinates)
+    low_x, high_x, weight_x = _taps(rgb.shape[1], size_hw[1], coordinates)
+    columns = tuple((x, w * factors[:, None, None]) for x, w in ((low_x, 1 - weight_x), (high_x, weight_x)))
+    along_x = _gathered(_words(rgb)[rows.used], columns)
+    low = along_x.take(rows.low, axis=1, mode="clip", out=_buffer("low", out.shape))
+    high = along_x.take(rows.high, axis=1, mode="clip", out=_buffer("high", out.shape))
+    np.subtract(high, low, out=high)
+    np.multiply(high, rows.weight, out=high)
+    np.add(low, high, out=low)
+    np.add(low, shifts[:, None, None], out=out)
     return out
 
 
-WORTH_A_THREAD = 128 * 128  # output pixels; below, handing over costs more than half the work
+def _gathered(words: NDArray[np.uint32], columns: tuple[tuple[NDArray[np.intp], FloatArray], ...]) -> FloatArray:
+    """Weighted sum of columns: 4-byte pixels [n, w] -> [3, n, W] float32."""
+    planes = []
+    for number, (positions, weight) in enumerate(columns):
+        shape = (len(words), len(positions))
+        pixels = words.take(positions, axis=1, mode="clip", out=_buffer("pixels", shape, np.uint32))
+        plane = _buffer(f"plane {number}", (3, *shape))
+        np.copyto(plane, pixels.view(np.uint8).reshape(*shape, 4)[..., :3].transpose(2, 0, 1))
+        np.multiply(plane, weight, out=plane)
+        planes.append(plane)
+    total: FloatArray = np.add(planes[0], planes[1], out=planes[0])
+    return total
 
-Taps = tuple[NDArray[Any], ...]  # first position, second position, weight of the second
+
 _scratch = threading.local()
-
-
-@lru_cache(maxsize=1)
-def _helper() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="multibox-resize")
 
 
 def _words(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -200,30 +220,6 @@ def _words(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
     pixels = np.empty((height, width, 4), dtype=np.uint8)
     pixels[..., :3] = rgb
     return pixels.view(np.uint32)[..., 0]
-
-
-def _resize_rows(
-    words: NDArray[np.uint32], out: FloatArray, rows: Taps, columns: Taps, factors: FloatArray, shifts: FloatArray
-) -> None:
-    """Some consecutive output rows: first along x at every input row they need, then along y."""
-    low_y, high_y, weight_y = rows
-    low_x, high_x, weight_x = columns
-    needed = np.arange(low_y[0], high_y[-1] + 1)
-    if len(needed) > 2 * len(low_y):  # a strong reduction skips rows
-        needed = np.union1d(low_y, high_y)
-    used = words[needed[0] : needed[-1] + 1] if len(needed) == needed[-1] - needed[0] + 1 else words[needed]
-    low, high = _buffer("low", (3, len(used), len(low_x))), _buffer("high", (3, len(used), len(low_x)))
-    for taps, weight, plane in ((low_x, 1 - weight_x, low), (high_x, weight_x, high)):
-        gathered = used.take(taps, axis=1, mode="clip", out=_buffer("pixels", plane.shape[1:], np.uint32))
-        np.copyto(plane, gathered.view(np.uint8).reshape(*gathered.shape, 4)[..., :3].transpose(2, 0, 1))
-        np.multiply(plane, weight * factors[:, None, None], out=plane)
-    np.add(low, high, out=low)
-    first = low.take(np.searchsorted(needed, low_y), axis=1, mode="clip", out=_buffer("first", out.shape))
-    second = low.take(np.searchsorted(needed, high_y), axis=1, mode="clip", out=_buffer("second", out.shape))
-    np.subtract(second, first, out=second)
-    np.multiply(second, weight_y[:, None], out=second)
-    np.add(first, second, out=first)
-    np.add(first, shifts[:, None, None], out=out)
 
 
 def _buffer(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
