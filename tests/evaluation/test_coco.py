@@ -90,7 +90,8 @@ def test_equal_scores_are_ranked_by_image_id(engine) -> None:
 
 def test_perfect_detections_score_one_and_absent_classes_are_left_out() -> None:
     result = evaluate_coco(one_picture(truth([BOX], [1]), found([BOX, BOX], [1, 2], [0.9, 0.8])))
-    assert result.ap == result.ap50 == result.ap75 == result.ap_medium == result.ar1 == pytest.approx(1)
+    numbers = [result.ap, result.ap50, result.ap75, result.ap_medium, result.ar1, result.ar100]
+    assert numbers == pytest.approx([1] * 6, abs=1e-12)
     assert result.ap_small is None
     assert [row.ap for row in result.per_class] == [None, pytest.approx(1), None]
     assert [row.truths for row in result.per_class] == [0, 1, 0]

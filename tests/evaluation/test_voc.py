@@ -111,7 +111,7 @@ def test_equals_plain_loops_anywhere(pictures) -> None:
             Truth(
                 Detections(list(boxes), list(labels), None, CLASSES, SIZE_HW),
                 difficult=np.array(difficult, bool),
-                crowd=np.array(crowd, bool) & np.array(difficult, bool),
+                crowd=np.array(crowd, bool),
             )
         )
         predictions.append(found(*(zip(*detections, strict=True) if detections else ((), (), ()))))
