@@ -18,7 +18,7 @@ LAYERS = {
     "core": 1,
     **dict.fromkeys(["models", "data", "evaluation"], 2),
     **dict.fromkeys(["weights", "training", "export", "runtime", "explain"], 3),
-    "serve": 4,
+    **dict.fromkeys(["serve", "validation"], 4),
     **dict.fromkeys(["cli", "__init__"], 5),
     "__main__": 6,
 }

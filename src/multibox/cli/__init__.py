@@ -18,6 +18,8 @@ __all__ = ["main"]
 # Verb: (module, one line for the overview). The order is the order of `multibox --help`.
 COMMANDS = {
     "predict": ("multibox.cli.predict", "Find objects in pictures."),
+    "val": ("multibox.cli.val", "Measure a model on a data set: AP with intervals, curves, errors, a report."),
+    "compare": ("multibox.cli.compare", "Is one measured model better than another?"),
     "info": ("multibox.cli.info", "Show a model level by level: maps, boxes, outputs, cost, classes."),
     "convert": ("multibox.cli.convert", "Convert a data set from one format to another."),
     "list": ("multibox.cli.list", "List the models that ship inside and those that can be built."),
