@@ -111,9 +111,17 @@ def test_both_forms_of_the_coco_sample_agree(data_folder: Path) -> None:
         np.testing.assert_allclose(record.boxes_xyxy, other.boxes_xyxy, atol=0.011)
 
 
-def test_an_ambiguous_folder_names_both_and_the_option(data_folder: Path) -> None:
-    with pytest.raises(DataError, match=r"COCO JSON.*YOLO text.*format=coco or format=yolo"):
-        detect_format(data_folder / "coco_val128")
+def test_an_ambiguous_folder_names_both_and_the_option(tmp_path: Path, small: Dataset) -> None:
+    write_dataset(small, tmp_path / "set", format="voc")
+    write_dataset(small, tmp_path / "set", format="yolo", exist_ok=True)
+    with pytest.raises(DataError, match=r"Pascal VOC.*YOLO text.*format=voc or format=yolo"):
+        detect_format(tmp_path / "set")
+
+
+def test_of_coco_and_yolo_in_one_folder_coco_is_read_and_the_other_named(data_folder: Path) -> None:
+    name, evidence = detect_format(data_folder / "coco_val128")
+    assert name == "coco"
+    assert "besides data.yaml, which format=yolo reads" in evidence
 
 
 def test_what_is_no_data_set_is_refused(tmp_path: Path, small: Dataset) -> None:

@@ -59,6 +59,9 @@ def detect_format(path: str | os.PathLike[str]) -> tuple[str, str]:
     found = {
         name: evidence for name, entry in FORMATS.items() if (evidence := entry.load().evidence(place)) is not None
     }
+    if set(found) == {"coco", "yolo"}:
+        # One set written twice, as is common: the JSON keeps ids, areas and crowd flags that the text files cannot.
+        return "coco", f"{found['coco']}; besides {found['yolo'].removeprefix('found ')}, which format=yolo reads"
     if len(found) == 1:
         return next(iter(found.items()))
     if found:
