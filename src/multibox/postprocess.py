@@ -47,6 +47,8 @@ FIRST_PREFIX = 1024
 
 PREFIX_GROWTH = 4
 
+_FEW = 16  # boxes up to which plain Python suppresses faster than NumPy
+_LEAST_LOGIT = np.float32(-88)  # the exponential of 88 is the last that float32 holds
 _NMS_CHUNK = 128  # candidates compared at once: a matrix of 128 × 128 float64 stays in the cache
 _SCORE_SLACK = 1e-5  # relative; far above the rounding error of float32 exponentials (about 1e-7)
 
@@ -166,8 +168,8 @@ def _keep(
         over = iou_matrix_np(sorted_xyxy[rows], sorted_xyxy[others]) > nms_iou
         return over if groups is None else over & (groups[rows, None] == groups[others])
 
-    if groups is not None and np.bincount(groups).max(initial=0) < 2:
-        return np.arange(min(limit, len(groups)))  # no two of one class: nothing can be suppressed
+    if len(sorted_xyxy) <= _FEW:
+        return _keep_few(sorted_xyxy, groups, nms_iou=nms_iou)[:limit]
     kept = np.empty(0, dtype=np.int64)
     for start in range(0, len(sorted_xyxy), _NMS_CHUNK):
         rows = np.arange(start, min(start + _NMS_CHUNK, len(sorted_xyxy)))
@@ -182,6 +184,25 @@ def _keep(
         if kept.size >= limit:
             break
     return kept[:limit]
+
+
+def _keep_few(sorted_xyxy: FloatArray, groups: NDArray[np.int64] | None, *, nms_iou: float) -> NDArray[np.int64]:
+    """`_keep` without NumPy, whose call costs outweigh the arithmetic on a handful of boxes; the same float64 steps."""
+    boxes = sorted_xyxy.astype(np.float64).tolist()
+    labels = [0] * len(boxes) if groups is None else groups.tolist()
+    kept: list[int] = []
+    for row, (x1, y1, x2, y2) in enumerate(boxes):
+        for better in kept:
+            if labels[better] != labels[row]:
+                continue
+            ax1, ay1, ax2, ay2 = boxes[better]
+            overlap = max(min(ax2, x2) - max(ax1, x1), 0.0) * max(min(ay2, y2) - max(ay1, y1), 0.0)
+            union = max(ax2 - ax1, 0.0) * max(ay2 - ay1, 0.0) + max(x2 - x1, 0.0) * max(y2 - y1, 0.0) - overlap
+            if union > 0 and overlap / union > nms_iou:
+                break
+        else:
+            kept.append(row)
+    return np.array(kept, dtype=np.int64)
 
 
 def postprocess_np(
@@ -242,8 +263,10 @@ def _check_arrays(offsets: FloatArray, logits: FloatArray, anchors_cxcywh: Float
             f"logits: expected shape [{count}, at least {least}] for {activation}, got {list(logits.shape)}"
         )
     for name, array in (("offsets", offsets), ("logits", logits)):
-        if not (np.isfinite(array.max()) and np.isfinite(array.min())):
-            broken = array.size - np.count_nonzero(np.isfinite(array))
+        if np.isfinite(array.sum()):  # one pass; a sum of finite values may overflow, so it alone proves nothing
+            continue
+        broken = array.size - np.count_nonzero(np.isfinite(array))
+        if broken:
             raise ContractError(f"{broken} of {array.size} {name} are not finite; the network or its input is broken")
 
 
@@ -269,8 +292,7 @@ def _candidates(
     find = _softmax_scores if spec.activation == "softmax" else _sigmoid_scores
     # The threshold in float32, the type of the scores, so that "above" means the same in every implementation.
     threshold = float(np.float32(spec.score_threshold))
-    with np.errstate(over="ignore", under="ignore", divide="ignore"):
-        return find(logits, columns, threshold)
+    return find(logits, columns, threshold)
 
 
 def _sigmoid_scores(
@@ -280,8 +302,9 @@ def _sigmoid_scores(
     values = logits if columns is None else logits[:, columns]
     # A little below the threshold's logit, to spare the exponential of nearly all; the score itself decides.
     low = threshold * (1 - _SCORE_SLACK)
-    flat = np.flatnonzero(values > np.float32(np.log(low) - np.log1p(-low)))
-    scores = np.reciprocal(1 + np.exp(-values.ravel()[flat]))
+    least = np.float32(math.log(low) - math.log1p(-low)) if low > 0 else np.float32(-np.inf)
+    flat = np.flatnonzero(values > least)
+    scores = np.reciprocal(1 + np.exp(-np.maximum(values.ravel()[flat], _LEAST_LOGIT)))
     above = scores > threshold
     anchor, column = np.divmod(flat[above], max(1, values.shape[1]))
     return scores[above], anchor * class_count + (column if columns is None else columns[column])
@@ -293,9 +316,11 @@ def _softmax_scores(
     class_count = logits.shape[1] - 1
     values = logits[:, 1:] if columns is None else logits[:, columns + 1]
     # A score is at most exp(its logit - the background's), so most anchors of most pictures need no exponential.
-    possible = logits[:, 0] + np.float32(np.log(threshold * (1 - _SCORE_SLACK)))
+    low = threshold * (1 - _SCORE_SLACK)
+    possible = logits[:, 0] + np.float32(math.log(low) if low > 0 else -np.inf)
     rows = np.flatnonzero(values.max(axis=1, initial=-np.inf) > possible)
-    exponentials = np.exp(logits[rows] - logits[rows].max(axis=1, keepdims=True))
+    with np.errstate(under="ignore"):
+        exponentials = np.exp(logits[rows] - logits[rows].max(axis=1, keepdims=True))
     scores = exponentials / exponentials.sum(axis=1, keepdims=True)
     scores = scores[:, 1:] if columns is None else scores[:, columns + 1]
     above = scores > threshold
