@@ -78,7 +78,7 @@ def test_detections_from_the_same_input(pair, path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_detections_from_the_picture(pair, path: Path) -> None:
-    """With our own preprocessing too, which differs from torchvision's by a rounding of 3e-5 in 0 … 255.
+    """With our own preprocessing too, which differs from torchvision's by rounding (up to 1e-4 in 0 … 255, by version).
 
     Random weights give hundreds of nearly equal scores, so such a rounding can decide which of two overlapping boxes
     suppresses the other. Anything else must be equal; a box that is not must have lost to such a rival.
@@ -87,7 +87,7 @@ def test_detections_from_the_picture(pair, path: Path) -> None:
     picture = read_picture(path)
     expected = their_detections(theirs, picture)
     tensor, _ = ours.spec.preprocess(picture)
-    np.testing.assert_allclose(tensor, their_input(theirs, picture)[0].numpy(), rtol=0, atol=5e-5)
+    np.testing.assert_allclose(tensor, their_input(theirs, picture)[0].numpy(), rtol=0, atol=5e-4)
     with torch.inference_mode():
         raw = ours(torch.from_numpy(tensor)[None])
     found = in_torch(ours, raw)

@@ -15,7 +15,7 @@ __all__ = ["summarise"]
 
 aten = torch.ops.aten
 _POOLS = (aten.max_pool2d_with_indices.default,)
-_GLOBAL_POOLS = (aten.adaptive_max_pool2d.default, aten._adaptive_avg_pool2d.default)
+_GLOBAL_POOLS = (aten.amax.default, aten.adaptive_max_pool2d.default, aten._adaptive_avg_pool2d.default)
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]

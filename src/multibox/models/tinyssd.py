@@ -30,7 +30,7 @@ class TinySSDFeatures(FeatureNetwork):
         super().__init__()
         base = [_halve(a, b) for a, b in pairwise(BASE_CHANNELS)]
         halvings = [_halve(a, b) for a, b in pairwise(LEVEL_CHANNELS[:-1])]
-        self.blocks = nn.ModuleList([nn.Sequential(*base), *halvings, nn.AdaptiveMaxPool2d(1)])
+        self.blocks = nn.ModuleList([nn.Sequential(*base), *halvings, GlobalMaxPool()])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] -> five maps, the last one 1×1."""
@@ -40,6 +40,14 @@ class TinySSDFeatures(FeatureNetwork):
             x = block(x)
             maps.append(x)
         return maps
+
+
+class GlobalMaxPool(nn.Module):
+    """The maximum of each channel, as a 1×1 map; unlike torch's adaptive pooling it exports with every torch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, 1, 1]."""
+        return x.amax(dim=(2, 3), keepdim=True)
 
 
 def _halve(inputs: int, outputs: int) -> nn.Module:
