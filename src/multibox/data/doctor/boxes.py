@@ -41,7 +41,7 @@ def box_symptoms(dataset: Dataset, sizes_hw: NDArray[np.int32]) -> Iterator[Symp
     """
     boxes, owners = dataset.columns.boxes_xyxy.astype(np.float64), owners_of(dataset)
     sides = boxes[:, 2:] - boxes[:, :2]
-    degenerate = (sides <= 0).any(axis=1)
+    degenerate = np.asarray((sides <= 0).any(axis=1))
     limits = sizes_hw[owners][:, ::-1].astype(np.float64)
     limits[limits[:, 0] < 0] = np.inf
     inside = np.concatenate([np.clip(boxes[:, :2], 0, limits), np.clip(boxes[:, 2:], 0, limits)], axis=1)
@@ -136,7 +136,9 @@ def _alike(names: tuple[str, ...]) -> Iterator[Symptom]:
 
 def _imbalance(names: tuple[str, ...], counts: NDArray[np.int64]) -> Iterator[Symptom]:
     top = int(counts.argmax())
-    rare = [label for label in np.argsort(counts, kind="stable").tolist() if 0 < counts[label] * IMBALANCE < counts[top]]
+    rare = [
+        label for label in np.argsort(counts, kind="stable").tolist() if 0 < counts[label] * IMBALANCE < counts[top]
+    ]
     if rare:
         shown = ", ".join(f"{names[label]} {counts[label]}" for label in rare[:8])
         more = f" and {len(rare) - 8} more" if len(rare) > 8 else ""

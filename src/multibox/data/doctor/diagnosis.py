@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from multibox.card import ModelCard
 from multibox.data.doctor.anchor_fit import AnchorFit, fit_anchors
 from multibox.data.doctor.boxes import box_symptoms, class_counts, class_symptoms
 from multibox.data.doctor.kinds import ILLNESSES, OWN_KINDS, Level, Policy, Symptom
-from multibox.data.doctor.pictures import duplicates, file_symptoms
+from multibox.data.doctor.pictures import SIDES_SWAP, duplicates, file_symptoms, in_stored_frame
 from multibox.data.doctor.scan import Scan, scan_pictures
 from multibox.data.records import Dataset
 from multibox.errors import OptionError
@@ -54,11 +55,10 @@ class Diagnosis:
     counts: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.counts = {}
-        for kind in ILLNESSES:  # in a fixed order, whatever was found first
-            count = sum(symptom.count for symptom in self.symptoms if symptom.kind == kind)
-            if count:
-                self.counts[kind] = count
+        counts: Counter[str] = Counter()
+        for symptom in self.symptoms:
+            counts[symptom.kind] += symptom.count
+        self.counts = {kind: counts[kind] for kind in ILLNESSES if counts[kind]}  # in a fixed order
 
     def level(self, level: Level) -> dict[str, int]:
         """Counts of the kinds found that are at a level."""
@@ -76,7 +76,7 @@ class Diagnosis:
         return [symptom for symptom in self.symptoms if symptom.kind == kind]
 
     def lines(self, *, examples: int = EXAMPLES) -> Iterator[str]:
-        """For people: worst first, a line for each kind, the first findings of it, how many are not shown."""
+        """For people: worst first, a line for each kind, its first findings, how many more; 0 examples: kinds alone."""
         for level in ("error", "fix", "warn"):
             for kind, count in self.level(level).items():
                 illness = ILLNESSES[kind]
@@ -84,7 +84,7 @@ class Diagnosis:
                 yield f"{level}: {count} × {kind}: {illness.meaning}{can}"
                 found = self.of_kind(kind)
                 yield from (f"  {symptom}" for symptom in found[:examples])
-                if count > min(len(found), examples):
+                if examples and count > min(len(found), examples):
                     yield f"  … and {count - min(len(found), examples)} more"
         ignored = self.level("ignore")
         if ignored:
@@ -176,9 +176,11 @@ def examine(
 
 
 def known_sizes_hw(dataset: Dataset, scan: Scan) -> NDArray[np.int32]:
-    """[P, 2] the files' sizes, else the declared ones, else −1."""
+    """[P, 2] (height, width) of the frame that boxes lie in: the files' sizes, else the declared ones, else −1."""
     sizes_hw = scan.sizes_hw.copy()
     unknown = sizes_hw[:, 0] < 0
+    for picture in np.flatnonzero(scan.orientations >= SIDES_SWAP).tolist():
+        unknown[picture] |= in_stored_frame(dataset, scan, picture)
     declared = dataset.columns.sizes_hw
     sizes_hw[unknown] = np.where(declared[unknown].min(axis=1, initial=2**30)[:, None] > 0, declared[unknown], -1)
     return sizes_hw

@@ -11,7 +11,7 @@ from multibox.data.doctor.kinds import Symptom
 from multibox.data.doctor.scan import Scan
 from multibox.data.records import SPLIT_ALIASES, Dataset
 
-__all__ = ["duplicates", "file_symptoms", "near_pairs", "split_of", "split_role"]
+__all__ = ["SIDES_SWAP", "duplicates", "file_symptoms", "in_stored_frame", "near_pairs", "split_of", "split_role"]
 
 MARGIN = 2
 """Grey levels by which a pixel must outshine its neighbour: noise of compression in even areas is no difference."""
@@ -20,15 +20,19 @@ LARGEST_DISTANCE = 15
 """Of 256 bits. With 16 bands, two hashes this close agree in one band at least, so no pair is overlooked."""
 
 BANDS = 16
+HASH_BITS = 256
 LARGEST_GREY_DIFFERENCE = 6.0
 SMALLEST_CONTRAST = 4.0
 """Standard deviation in grey levels; pictures of one colour all look alike, and only equal bytes say more."""
+
+SIDES_SWAP = 5
+"""The least EXIF orientation whose upright picture is as wide as the stored one is high."""
 
 _BLOCK = 512
 
 
 def split_role(name: str | None) -> str | None:
-    """ "train", "val" or "test" for their usual names, other names as they are."""
+    """The usual name of a split: train, val or test; other names as they are."""
     for names, role in zip(SPLIT_ALIASES, ("val", "train", "test"), strict=True):
         if name in names:
             return role
@@ -57,6 +61,20 @@ def file_symptoms(dataset: Dataset, scan: Scan) -> Iterator[Symptom]:
             yield Symptom("exif_rotated", dataset.paths[index], "", message, (index,))
 
 
+def in_stored_frame(dataset: Dataset, scan: Scan, picture: int) -> bool:
+    """Whether the boxes of a picture were drawn on the stored pixels instead of the upright picture.
+
+    So it is where the declared size is the stored one, unless the boxes fit into the upright picture only.
+    """
+    actual = scan.sizes_hw[picture]
+    if scan.orientations[picture] < SIDES_SWAP or actual[0] == actual[1] or actual[0] < 0:
+        return False
+    if dataset.declared_size_hw(picture) != (int(actual[1]), int(actual[0])):
+        return False
+    far = dataset[picture].boxes_xyxy[:, 2:].max(axis=0, initial=0)
+    return bool((far <= actual).all() or (far > actual[::-1]).any())
+
+
 def duplicates(dataset: Dataset, scan: Scan) -> Iterator[Symptom]:
     """Groups of equal files, and of pictures that look the same (needs thumbnails)."""
     by_digest: dict[tuple[int, bytes], list[int]] = {}
@@ -67,7 +85,7 @@ def duplicates(dataset: Dataset, scan: Scan) -> Iterator[Symptom]:
     for group in sorted(groups):
         yield _group_symptom(dataset, group, "duplicate", "the same bytes")
     if scan.thumbnails is not None:
-        chosen = np.flatnonzero(scan.thumbnails.reshape(len(dataset), -1).std(axis=1) >= SMALLEST_CONTRAST)
+        chosen = np.flatnonzero(scan.thumbnails.std(axis=(1, 2)) >= SMALLEST_CONTRAST)
         pairs = near_pairs(scan.thumbnails[chosen])
         linked = [(int(chosen[a]), int(chosen[b])) for a, b in pairs.tolist()]
         for group in _groups(linked, first_of.get):
@@ -111,11 +129,11 @@ def near_pairs(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     """
     count = len(thumbnails)
     steps = thumbnails[:, :, 1:].astype(np.int16) - thumbnails[:, :, :-1]
-    bits = (np.abs(steps) > MARGIN).reshape(count, -1) & (steps > 0).reshape(count, -1)
+    bits = (steps > MARGIN).reshape(count, HASH_BITS)
     # Bits of one band come from all over the picture: an even sky would make many pictures agree in a row of bits.
     packed = np.packbits(bits[:, np.random.default_rng(0).permutation(bits.shape[1])], axis=1)
     bands = np.ascontiguousarray(packed).view(np.uint16)
-    flat = thumbnails.reshape(count, -1).astype(np.int16)
+    flat = thumbnails.reshape(count, thumbnails.shape[1] * thumbnails.shape[2]).astype(np.int16)
     found: set[tuple[int, int]] = set()
     for band in range(BANDS):
         order = np.argsort(bands[:, band], kind="stable")
@@ -126,7 +144,9 @@ def near_pairs(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.array(sorted(found), np.int64).reshape(-1, 2)
 
 
-def _close_pairs(members: NDArray[np.int64], packed: NDArray[np.uint8], flat: NDArray[np.int16]) -> Iterator[tuple[int, int]]:
+def _close_pairs(
+    members: NDArray[np.int64], packed: NDArray[np.uint8], flat: NDArray[np.int16]
+) -> Iterator[tuple[int, int]]:
     members = np.sort(members)
     for start in range(0, len(members), _BLOCK):
         rows = members[start : start + _BLOCK]

@@ -136,17 +136,28 @@ def orientation_of(path: Path) -> int:
 
 def _thumbnail(path: Path, orientation: int) -> NDArray[np.uint8]:
     """The picture decoded to its end, upright, as [16, 17] uint8 grey."""
-    with Image.open(path) as image:
-        if image.format not in {"JPEG", "MPO"}:
-            small = Image.fromarray(np.ascontiguousarray(read_picture(path))).convert("L")
-            return np.asarray(small.resize(HASH_HW[::-1], Image.Resampling.BOX))
-        # A JPEG decodes to an eighth of its size for half the time; all its bytes are still read, damage is found.
-        image.draft("L", _MIDDLE_WH)
-        small = image.convert("L").resize(_MIDDLE_WH, Image.Resampling.BOX)
-    if orientation > 1:
+    small = _small_jpeg(path)
+    if small is None:
+        small = Image.fromarray(np.ascontiguousarray(read_picture(path))).convert("L")
+    elif orientation > 1:
         small.getexif()[_ORIENTATION_TAG] = orientation
         ImageOps.exif_transpose(small, in_place=True)
     return np.asarray(small.resize(HASH_HW[::-1], Image.Resampling.BOX))
+
+
+def _small_jpeg(path: Path) -> Image.Image | None:
+    """A JPEG in grey, as it is stored; None for other formats, and beyond the size that Pillow itself opens.
+
+    It is decoded to a part of its size for a fraction of the time; all its bytes are still read, so damage is found.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format not in {"JPEG", "MPO"}:
+                return None
+            image.draft("L", _MIDDLE_WH)
+            return image.convert("L").resize(_MIDDLE_WH, Image.Resampling.BOX)
+    except Image.DecompressionBombError:
+        return None
 
 
 def _sharing_size(file_sizes: NDArray[np.int64]) -> list[int]:
