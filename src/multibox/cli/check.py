@@ -76,7 +76,7 @@ def command(
     say = _Speaker(as_json=as_json, quiet=quiet)
     name = format or detect_format(data)[0]
     run = _Run(levels, card, deep=deep, workers=workers, progress=not (as_json or quiet))
-    dataset = read_dataset(data, format=name, split=split, images=images, check_pictures=False)
+    dataset = read_dataset(data, format=format, split=split, images=images, check_pictures=False)
     say(f"{dataset.origin}: {len(dataset)} pictures, {dataset.num_boxes} boxes, {len(dataset.class_map)} classes")
     diagnosis = run.examine(dataset)
     worst = False
