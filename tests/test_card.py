@@ -140,7 +140,7 @@ def changed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
         (("class_map",), {"names": ["a"]}, "class_map lacks 'ids'"),
         (("preprocess",), [], "preprocess"),
         (("preprocess",), None, "preprocess"),
-        (("preprocess", "size_hw"), [0, 5], "size_hw must be two positive integers"),
+        (("preprocess", "size_hw"), [0, 5], "size_hw must be two integers"),
         (("preprocess", "mean"), [1, 2, float("nan")], "finite"),
         (("preprocess", "antialias"), True, "not supported"),
         (("postprocess",), 5, "postprocess"),

@@ -8,6 +8,7 @@ import time
 import warnings
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from multibox import images
 from multibox.errors import ContractError, ImageError, OptionError
 from multibox.images import PICTURE_SUFFIXES, one_line, picture_size_hw, read_picture
 
@@ -119,6 +121,45 @@ def test_pipe(tmp_path: Path) -> None:
     writer.start()
     np.testing.assert_array_equal(read_picture(pipe), RGB)
     writer.join(10)
+
+
+class Dripping:
+    """A stream that gives a few bytes at a time, nothing at all for a moment, and then more."""
+
+    def __init__(self, *chunks: bytes | bytearray | None) -> None:
+        self.chunks = list(chunks)
+
+    def read(self, size: int = -1) -> bytes | bytearray | None:
+        return self.chunks.pop(0) if self.chunks else b""
+
+
+def test_stream_that_gives_less_than_it_holds() -> None:
+    data = encoded(smooth(), "png")
+    stream = Dripping(data[:10], None, bytearray(data[10:50]), None, data[50:])
+    assert np.array_equal(read_picture(cast("BinaryIO", stream)), smooth())
+    with pytest.raises(ImageError, match="is longer than 5 bytes"):
+        images.read_limited(cast("BinaryIO", Dripping(b"abc", b"def")), "x", limit=5)
+    assert images.read_limited(cast("BinaryIO", Dripping(b"abc", b"de")), "x", limit=5) == b"abcde"
+
+
+def test_unbuffered_pipe_and_one_that_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(smooth(), "png")
+    inner, outer = os.pipe()
+
+    def feed() -> None:
+        with open(outer, "wb", buffering=0) as pipe:  # noqa: PTH123 - a descriptor
+            for start in range(0, len(data), 100):
+                pipe.write(data[start : start + 100])
+                time.sleep(0.001)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    with open(inner, "rb", buffering=0) as stream:  # noqa: PTH123
+        assert np.array_equal(read_picture(cast("BinaryIO", stream)), smooth())
+    thread.join()
+    monkeypatch.setattr(images, "STREAM_SILENCE_S", 0.05)
+    with pytest.raises(ImageError, match="gave nothing for"):
+        read_picture(cast("BinaryIO", Dripping(*[None] * 100)))
 
 
 def test_speed_is_that_of_pillow() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,8 @@ def test_val_and_compare_on_the_command_line(tmp_path: Path) -> None:
     assert "engine: " in worse.stdout
     done = multibox("compare", "runs/val", "runs/val-2", "--json", "resamples=20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "conf was 0.01 in A and 0.9 in B" in done.stderr
+    assert json.loads(done.stdout)["differing_settings"] == {"conf": [0.01, 0.9]}
     difference = next(d for d in json.loads(done.stdout)["differences"] if d["metric"] == "ap50")
     assert difference["a"] == pytest.approx(1)
     assert difference["b"] < 1
@@ -186,6 +189,50 @@ def test_val_and_compare_on_the_command_line(tmp_path: Path) -> None:
     done = multibox("compare", "runs/val", "runs/val-3", cwd=tmp_path)
     assert done.returncode == 1
     assert "different pictures or objects" in done.stderr
+
+
+def test_val_says_what_the_data_lost_and_refuses_early(tmp_path: Path) -> None:
+    write_dataset(dataset(tmp_path / "pictures"), tmp_path / "data.json", format="coco")
+    content = json.loads((tmp_path / "data.json").read_text())
+    content["annotations"][0]["bbox"] = [1, 2, "wide", 4]
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    done = multibox("val", "ssdlite300-coco", "data.json", "--json", "resamples=0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "1 boxes could not be read" in done.stderr
+    assert any("1 boxes of the data set could not be read" in note for note in json.loads(done.stdout)["notes"])
+    done = multibox("val", "ssdlite300-coco", "data.json", "metrics_engine=hotcocoa", "name=early", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "did you mean 'hotcoco'" in done.stderr
+    assert not (tmp_path / "runs" / "early").exists()
+
+
+def test_the_printed_best_confidence_keeps_the_detection_it_is_the_score_of(tmp_path: Path) -> None:
+    write_dataset(dataset(tmp_path / "pictures", ("chelsea",)), tmp_path / "data.json", format="coco")
+    assert multibox("val", "ssdlite300-coco", "data.json", "resamples=0", cwd=tmp_path).returncode == 0
+    best = json.loads((tmp_path / "runs" / "val" / "metrics.json").read_text())["best_f1"]
+    assert best["f1"] == 1
+    done = multibox("predict", "pictures/chelsea.png", f"conf={best['confidence']!r}", "save=false", cwd=tmp_path)
+    assert "1 cat" in done.stdout
+
+
+def test_ids_that_repeat_in_every_split(detector: Detector, tmp_path: Path) -> None:
+    data = dataset(tmp_path)
+    records = [data[i] for i in range(len(data))]
+    again = [replace(record, image_id=0, split=split) for record, split in zip(records, "abc", strict=True)]
+    result = validate(detector, Dataset.from_records(again, CLASSES, root=str(tmp_path)))
+    assert [truth.image_id for truth in result.data.truths] == ["a/0", "b/0", "c/0"]
+    assert any("image ids occur more than once" in note for note in result.notes)
+
+
+def test_aliases_settle_what_names_do_not(detector: Detector, tmp_path: Path) -> None:
+    data = dataset(tmp_path)
+    both = ClassMap(("TV", "television", "cat"))
+    records = [replace(data[0], labels=np.array([2]))]
+    pair = Dataset.from_records(records, both, root=str(tmp_path))
+    with pytest.raises(ClassMapError, match="'TV', 'television'"):
+        validate(detector, pair)
+    assert validate(detector, pair, classes=["cat"]).data.class_map.names == ("cat",)
+    assert validate(detector, pair, aliases={"tv": "television"}).data.class_map.names == ("television", "cat")
 
 
 @pytest.mark.parametrize(("name", "ap", "ap50"), [("coco_val128", 0.3805, 0.5492), ("voc_sample", 0.4748, 0.7178)])

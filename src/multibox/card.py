@@ -93,6 +93,37 @@ class ModelCard:
             )
         return boxes
 
+    @property
+    def box_count(self) -> int:
+        """A: default boxes of the first stage."""
+        cells = (height * width for height, width in self.feature_sizes_hw)
+        return sum(count * boxes for count, boxes in zip(cells, self.anchors.boxes_per_cell, strict=True))
+
+    @property
+    def outputs_per_box(self) -> int:
+        """K: class scores of a box, with background when the activation is softmax."""
+        return len(self.class_map) + (self.postprocess.activation == "softmax")
+
+    def require_shapes(self, source: str, found: Mapping[str, tuple[Any, ...]]) -> None:
+        """Compare the shapes of a network's input and outputs with this card, so that no class or box can shift.
+
+        Args:
+            source: the file, for messages.
+            found: by the names images, offsets and logits, with anything for the batch.
+
+        Raises:
+            ModelFileError: they contradict the card; the message shows both.
+        """
+        expected = {
+            "images": (3, *self.preprocess.size_hw),
+            "offsets": (self.box_count, 4),
+            "logits": (self.box_count, self.outputs_per_box),
+        }
+        for name, shape in expected.items():
+            if tuple(found[name][1:]) != shape:
+                reason = f"its {name} are {list(found[name][1:])}, its metadata say {list(shape)}"
+                raise ModelFileError(source, reason, BROKEN)
+
     def to_json(self) -> str:
         """One line of JSON with sorted keys, so that equal cards are equal bytes."""
         data: dict[str, Any] = {"format": FORMAT_VERSION}
@@ -161,6 +192,13 @@ def _sizes(values: Any) -> tuple[tuple[int, int], ...]:
     return tuple((int(h), int(w)) for h, w in values)
 
 
+def _postprocess(values: Mapping[str, Any]) -> PostprocessSpec:
+    spec = PostprocessSpec.from_dict(values)
+    for key in spec.to_dict():
+        values[key]  # a default in place of what the file does not say would be a guess
+    return spec
+
+
 def _variances(values: Any) -> Variances:
     a, b, c, d = (float(v) for v in values)
     return a, b, c, d
@@ -169,7 +207,7 @@ def _variances(values: Any) -> Variances:
 _PARSERS: Mapping[str, Any] = {
     "class_map": ClassMap.from_dict,
     "preprocess": Preprocess.from_dict,
-    "postprocess": PostprocessSpec.from_dict,
+    "postprocess": _postprocess,
     "anchors": AnchorSpec.from_dict,
     "variances": _variances,
     "feature_sizes_hw": _sizes,

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
@@ -51,6 +52,11 @@ DEFAULT_MAX_PIXELS = 178_956_970
 MAX_PIXELS_VARIABLE = "MULTIBOX_MAX_PIXELS"
 MAX_STREAM_BYTES = 1 << 30
 """Bound on what is read from a source without a known end (pipe, standard input): a decoder needs it whole."""
+
+STREAM_SILENCE_S = 30.0
+"""How long a stream that does not wait may give nothing."""
+_STREAM_PAUSE_S = 0.01
+_NEXT_READ_BYTES = 1 << 20
 
 # Formats with an unmistakable signature, the common ones first. Others (EPS, which starts Ghostscript, and
 # rarities) are refused: pictures come from strangers, and every decoder is attack surface.
@@ -138,16 +144,32 @@ def picture_size_hw(
 
 
 def read_limited(stream: BinaryIO, shown: str, *, limit: int = MAX_STREAM_BYTES) -> bytes:
-    """All remaining bytes of a stream, or ImageError where there are more than `limit`."""
-    try:
-        data = stream.read(limit + 1)
-    except (OSError, ValueError) as error:
-        raise ImageError(shown, f"cannot be read ({one_line(error)})", "open it again and retry") from error
-    if not isinstance(data, bytes):
-        raise ContractError(f"{shown}: expected a binary file object, got text; open it with mode 'rb'")
-    if len(data) > limit:
-        raise ImageError(shown, f"is longer than {limit:,} bytes", "save it to a file and give the file")
-    return data
+    """All remaining bytes of a stream, or ImageError where there are more than `limit`.
+
+    One call of `read` may give less than is still to come: an unbuffered pipe gives what it holds at the moment, and
+    a stream that does not wait gives None as long as it holds nothing.
+    """
+    chunks: list[bytes] = []
+    length, waited_s = 0, 0.0
+    while length <= limit:
+        try:
+            # The first call usually gives everything, so the later ones need not reserve room for as much.
+            chunk: object = stream.read(min(limit + 1 - length, _NEXT_READ_BYTES) if chunks else limit + 1)
+        except (OSError, ValueError) as error:
+            raise ImageError(shown, f"cannot be read ({one_line(error)})", "open it again and retry") from error
+        if chunk is None:
+            if waited_s >= STREAM_SILENCE_S:
+                raise ImageError(shown, f"gave nothing for {waited_s:.0f} s", "check what writes to it, and retry")
+            time.sleep(_STREAM_PAUSE_S)
+            waited_s += _STREAM_PAUSE_S
+            continue
+        if not isinstance(chunk, (bytes, bytearray, memoryview)):
+            raise ContractError(f"{shown}: expected a binary file object, got text; open it with mode 'rb'")
+        if not len(chunk):
+            return b"".join(chunks)
+        chunks.append(bytes(chunk))
+        length, waited_s = length + len(chunks[-1]), 0.0
+    raise ImageError(shown, f"is longer than {limit:,} bytes", "save it to a file and give the file")
 
 
 def one_line(text: object) -> str:

@@ -23,6 +23,7 @@ __all__ = ["Geometry", "Preprocess"]
 Coordinates = Literal["half_pixel", "asymmetric"]
 ColourOrder = Literal["RGB", "BGR"]
 FloatArray = NDArray[np.float32]
+LARGEST_SIDE = 16384  # of a network's input; far above any, and far below what memory could not hold
 
 
 def _corner_scale(width: int, height: int) -> FloatArray:
@@ -76,8 +77,12 @@ class Preprocess:
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if len(self.size_hw) != 2 or any(type(side) is not int or side < 1 for side in self.size_hw):
-            raise ContractError(f"size_hw must be two positive integers (height, width), got {self.size_hw}")
+        if len(self.size_hw) != 2 or any(
+            type(side) is not int or not 1 <= side <= LARGEST_SIDE for side in self.size_hw
+        ):
+            raise ContractError(
+                f"size_hw must be two integers (height, width) of 1 … {LARGEST_SIDE}, got {self.size_hw}"
+            )
         for name, allowed in (("coordinates", get_args(Coordinates)), ("colour_order", get_args(ColourOrder))):
             if getattr(self, name) not in allowed:
                 raise ContractError(f"preprocessing {name} must be one of {allowed}, got {getattr(self, name)!r}")
@@ -120,6 +125,8 @@ class Preprocess:
             ContractError: an unknown key, or a fixed property that this version does not implement.
         """
         known = {f.name for f in fields(cls)}
+        for key in sorted(known - set(data)):
+            raise ContractError(f"preprocessing lacks {key!r}; without it the network's input would be a guess")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
         spec = cls(**values)
         fixed = spec.to_dict()

@@ -27,7 +27,10 @@ import multibox
 from multibox.errors import ImageError
 from multibox.images import PICTURE_SUFFIXES, one_line, read_picture
 
-__all__ = ["Expansion", "Source", "expand_sources", "unique_output_names"]
+__all__ = ["RUN_MARKER", "Expansion", "Source", "expand_sources", "unique_output_names"]
+
+RUN_MARKER = ".multibox-run"
+"""Name of an empty file in folders that hold results: no walk through the folders above takes pictures from them."""
 
 URL_TIMEOUT_S = 30.0
 """How long a server may stay silent, and a quarter of how long a whole download may take."""
@@ -68,12 +71,14 @@ class Expansion:
     """What `expand_sources` found.
 
     `problems` holds one error per argument or folder that gave nothing; they stop nobody else. `skipped` counts the
-    files in folders that are not pictures by their suffix.
+    files in folders that are not pictures by their suffix, and the run folders (RUN_MARKER) that were passed over;
+    `skipped_runs` counts the latter alone.
     """
 
     sources: list[Source]
     problems: list[ImageError]
     skipped: int
+    skipped_runs: int = 0
 
 
 def expand_sources(sources: Sequence[str | os.PathLike[str]], *, stdin: BinaryIO | None = None) -> Expansion:
@@ -81,7 +86,8 @@ def expand_sources(sources: Sequence[str | os.PathLike[str]], *, stdin: BinaryIO
 
     - a file: taken whatever its suffix;
     - a folder: its pictures (PICTURE_SUFFIXES) and those of its subfolders, in natural order ("2" before "10"),
-      without hidden ones and without following links in circles;
+      without hidden ones, without following links in circles, and without the run folders of earlier results
+      (RUN_MARKER) below it; a run folder named itself is read;
     - a pattern with * ? [ ] or **, unless a file of that very name exists: what it matches, folders included. Of
       the matched files those with a picture suffix count, or all where the pattern spells the suffix ("*.dat");
     - "-": one picture from standard input (`stdin`);
@@ -92,7 +98,9 @@ def expand_sources(sources: Sequence[str | os.PathLike[str]], *, stdin: BinaryIO
     walk = _Walk(stdin)
     for source in sources:
         walk.add(os.fsdecode(source))
-    return Expansion(list(walk.found.values()), list(walk.problems.values()), len(walk.skipped))
+    return Expansion(
+        list(walk.found.values()), list(walk.problems.values()), len(walk.skipped | walk.runs), len(walk.runs)
+    )
 
 
 class _Walk:
@@ -104,6 +112,7 @@ class _Walk:
         self.problems: dict[str, ImageError] = {}
         self.real_folders: dict[str, str] = {}
         self.skipped: set[str] = set()
+        self.runs: set[str] = set()
 
     def problem(self, name: str, reason: str, remedy: str) -> None:
         error = ImageError(one_line(name), reason, remedy)
@@ -166,11 +175,12 @@ class _Walk:
         return os.path.normcase(os.path.join(self.real_folders[folder], name))  # noqa: PTH118
 
     def _add_folder(self, folder: str) -> None:
-        problems = len(self.problems)
+        problems, runs = len(self.problems), len(self.runs)
         files = [path for inner, entries in self._tree(folder) for path in self._files(inner, entries)]
         pictures = [self._add_file_by_suffix(path) for path in files]  # a list: each file has to be visited
         if not any(pictures) and len(self.problems) == problems:
             others = f" among its {len(files)} files" if files else ""
+            others += " besides the run folders in it" if len(self.runs) > runs else ""
             remedy = f"looked for {' '.join(sorted(PICTURE_SUFFIXES))} here and below"
             self.problem(folder, f"this folder holds no picture{others}", remedy)
 
@@ -187,14 +197,18 @@ class _Walk:
     def _tree(self, folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
         """The folder and all below it with their visible entries, each real folder once, so circles end."""
         seen: set[str] = set()
-        waiting = [folder]
+        start, waiting = folder, [folder]
         while waiting:
             folder = waiting.pop()
             real = os.path.realpath(folder or ".")
             if real in seen:
                 continue
             seen.add(real)
-            entries = [entry for entry in self._entries(folder) if not entry.name.startswith(".")]
+            found = self._entries(folder)
+            if folder != start and any(entry.name == RUN_MARKER for entry in found):
+                self.runs.add(os.path.normcase(real))
+                continue
+            entries = [entry for entry in found if not entry.name.startswith(".")]
             yield folder, entries
             waiting += [_join(folder, entry.name) for entry in reversed(entries) if _is(entry, "dir")]
 

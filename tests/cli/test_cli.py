@@ -31,7 +31,11 @@ from multibox.card import METADATA_KEY, ModelCard, read_safetensors_card
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL
 from multibox.classes import COCO_CLASSES
 from multibox.cli import main
+from multibox.cli.info import render
+from multibox.cli.list import NETWORKS
 from multibox.detections import Detections
+from multibox.runtime.ort import OrtEngine
+from multibox.sources import RUN_MARKER
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -188,7 +192,7 @@ def test_finds_cat_person_and_cup(run: Run) -> None:
     assert re.fullmatch(rf"{re.escape(PERSON)} \(512×512\): .*1 person.*", said.out.splitlines()[1])
     assert re.fullmatch(rf"{re.escape(CUP)} \(600×400\): .*1 cup.*", said.out.splitlines()[2])
     assert re.fullmatch(r"3 pictures, \d+ objects\nresults in runs.predict\n", said.err)
-    drawn = sorted(Path("runs/predict").iterdir())
+    drawn = sorted(Path("runs/predict").glob("*.*g"))
     assert [path.name for path in drawn] == ["astronaut.png", "chelsea.png", "coffee.png"]
     for path in drawn:
         with Image.open(path) as ours, Image.open(EXAMPLES / path.name) as original:
@@ -263,7 +267,7 @@ def test_a_bad_picture_among_good_ones(run: Run) -> None:
     assert lines[3].startswith(f"multibox: {Path('pics/b.png')}: ")
     assert "; " in lines[3]  # what to do follows what is wrong
     assert len(lines) == 4
-    assert sorted(path.name for path in Path("runs/predict").iterdir()) == ["a.png", "c.png"]
+    assert sorted(path.name for path in Path("runs/predict").iterdir()) == [RUN_MARKER, "a.png", "c.png"]
 
 
 @pytest.mark.parametrize(
@@ -327,7 +331,7 @@ def test_pictures_from_a_server(run: Run, server: str, monkeypatch: pytest.Monke
     assert names(said.rows[0]) == ["cat"]
     assert said.rows[0]["path"] == f"{server}/chelsea.png"
     assert f"multibox: {server}/none.png?a=b: the server answered 404" in said.err
-    assert [path.name for path in Path("runs/predict/labels").iterdir()] == ["chelsea.txt"]
+    assert {path.name for path in Path("runs/predict/labels").iterdir()} == {"chelsea.txt", "classes.txt"}
 
 
 @pytest.mark.parametrize("wanted", ["cat", "15", " cat ", "[cat]", "'cat'", "cat,person", "person,15,", "['cat', 0]"])
@@ -364,7 +368,9 @@ def test_text_csv_and_coco_files(run: Run) -> None:
     said = run("predict", *args)
     assert said.code == 0
     folder = Path("runs/predict")
-    assert {path.name for path in folder.iterdir()} == {"labels", "detections.csv", "coco-results.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        *(RUN_MARKER, "labels", "detections.csv", "detections.classes.json", "coco-results.json"),
+    }
     found = {Path(row["path"]).stem: row for row in said.rows}
     assert names(found["black"]) == []
 
@@ -422,7 +428,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(run: Run) -> None:
         Path(folder).mkdir()
         shutil.copy(CAT, f"{folder}/x.png")
     assert run("predict", "a", "b").code == 0
-    assert sorted(path.name for path in Path("runs/predict").iterdir()) == ["a_x.png", "b_x.png"]
+    assert sorted(path.name for path in Path("runs/predict").iterdir()) == [RUN_MARKER, "a_x.png", "b_x.png"]
 
 
 @pytest.mark.parametrize(
@@ -727,9 +733,39 @@ def test_list(run: Run) -> None:
     assert said.code == 0
     assert "ssdlite300-coco [default]" in said.out
     assert "Apache-2.0" in said.out
-    pytest.importorskip("torch")
     for name in ("ssd300_vgg16", "ssd512_vgg16", "ssdlite300_mobilenetv2", "tinyssd256"):
         assert f"  {name}\n" in said.out
+
+
+def test_list_names_the_networks_without_torch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said = run("list")
+    assert all(f"  {name}\n" in said.out for name in NETWORKS)
+    assert said.out.endswith("need torch, which is not installed; install it with: pip install 'multibox[train]'\n")
+
+
+def test_the_listed_networks_are_those_that_can_be_built() -> None:
+    pytest.importorskip("torch")
+    from multibox.models import list_models
+
+    assert list(NETWORKS) == list_models()
+
+
+def test_info_shows_a_foreign_card_without_its_escapes() -> None:
+    card = OrtEngine(CATALOGUE[DEFAULT_MODEL].path(".onnx")).card
+    assert "\x1b" not in render(card)
+    evil = "\x1b[2J\nx"
+    levels = [{**level, "name": evil} for level in card.summary["levels"]]
+    text = render(
+        replace(
+            card,
+            **dict.fromkeys(("name", "builder", "licence", "source"), evil),
+            summary={**card.summary, "levels": levels},
+        )
+    )
+    assert "\x1b" not in text
+    assert text.count("\\x1b[2J") >= 4 + len(levels)
+    assert all(line.isprintable() for line in text.split("\n"))
 
 
 @pytest.mark.parametrize(

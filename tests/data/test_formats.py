@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from multibox.classes import ClassMap
 from multibox.data import FORMATS, DataError, Dataset, ImageRecord, detect_format, read_dataset, write_dataset
 from multibox.data.columns import FLAGS
+from multibox.data.pictures import CopyMode
 from multibox.errors import MissingDependencyError, OptionError
 
 SUFFIX = {"csv": ".csv", "parquet": ".parquet"}
@@ -147,6 +149,8 @@ def test_a_missing_package_is_named(
     module = {"yolo": "yaml", "parquet": "pyarrow"}[wanted]
     if wanted == "yolo":
         write_dataset(small, tmp_path / "out", format="yolo")
+        with (tmp_path / "out/data.yaml").open("a") as stream:
+            stream.write("# by hand\n")
     monkeypatch.setitem(sys.modules, module, None)
     job: Callable[[], object] = {
         "yolo": lambda: read_dataset(tmp_path / "out"),
@@ -154,6 +158,36 @@ def test_a_missing_package_is_named(
     }[wanted]
     with pytest.raises(MissingDependencyError, match=r"multibox\[data\]"):
         job()
+
+
+def test_what_is_written_as_yolo_is_read_without_yaml(
+    small: Dataset, tmp_path: Path, assert_same: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ('a "b" \\ c: #d', "no", "ü \U0001f600 \\U00000041")
+    columns, ids = small.columns, small.class_map.ids
+    odd = Dataset(columns, ClassMap(names, ids), small.root)
+    write_dataset(odd, tmp_path / "out", format="yolo")
+    with_yaml = read_dataset(tmp_path / "out") if find_spec("yaml") else odd
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    without = read_dataset(tmp_path / "out")
+    assert_same(without, odd)
+    assert_same(without, with_yaml)
+
+
+@pytest.mark.parametrize("copy", ["true", "link"])
+def test_writing_again_finds_its_own_pictures(
+    copy: CopyMode, small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)  # then a copy stands in for the link
+    for _ in range(2):
+        write_dataset(small, tmp_path / "out", format="voc", copy=copy, exist_ok=True)
+    target = next((tmp_path / "out/JPEGImages").iterdir())
+    target.write_bytes(target.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match="is another picture"):
+        write_dataset(small, tmp_path / "out", format="voc", copy=copy, exist_ok=True)
 
 
 # ------------------------------------------------------------------------------------------------ generated sets

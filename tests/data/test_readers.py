@@ -482,3 +482,42 @@ def test_writing_never_replaces_another_picture(tmp_path: Path, small: Dataset) 
     with pytest.raises(DataError, match="another picture"):
         write_dataset(small, tmp_path / "v", format="voc", copy="true", exist_ok=True)
     assert other.read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------------ areas
+
+
+@pytest.mark.parametrize("area", ["-1", "-1e-9", "1e999", "nan", "much"])
+@pytest.mark.parametrize("kind", ["coco", "voc", "csv", "huggingface"])
+def test_an_impossible_area_counts_as_absent(tmp_path: Path, kind: str, area: str) -> None:
+    picture(tmp_path / "JPEGImages/a.jpg")
+    value = {"nan": "NaN", "much": '"much"'}.get(area, area)
+    if kind == "coco":
+        text = json.dumps(coco()).replace("7.5", value)
+        dataset = read_dataset(write_coco(tmp_path, text))
+    elif kind == "voc":
+        voc(tmp_path, "a", thing("cat", "1 1 9 9", f"<area>{area}</area>"))
+        dataset = read_dataset(tmp_path)
+    elif kind == "csv":
+        (tmp_path / "t.csv").write_text(f"path,name,x1,y1,x2,y2,area\na.jpg,cat,0,0,9,9,{area}\n")
+        dataset = read_dataset(tmp_path / "t.csv")
+    else:
+        objects = f'{{"bbox": [[0, 0, 9, 9]], "category": ["cat"], "area": [{value}]}}'
+        (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "a.jpg", "objects": {objects}}}\n')
+        dataset = read_dataset(tmp_path / "metadata.jsonl")
+    assert dataset.findings.counts["area_unusable"] == 1
+    assert dataset.findings.lost_boxes == 0
+    assert np.isnan(dataset[0].area).all()
+    assert (dataset[0].effective_area() > 0).all()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_entities_are_refused_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    voc(tmp_path, "a", thing("cat", "1 1 9 9"))
+    plain = (tmp_path / "Annotations/a.xml").read_text()
+    mark = "\ufeff" if encoding.startswith("utf-16-") else ""
+    for stem, head in (("b", '<!DOCTYPE a [<!ENTITY x "y">]>'), ("c", "<!DOCTYPE a><!-- <!ENTITY -->")):
+        (tmp_path / f"Annotations/{stem}.xml").write_bytes((mark + head + plain).encode(encoding))
+    dataset = read_dataset(tmp_path)
+    assert [len(record) for record in dataset] == [1, 0, 1]
+    assert [finding.path for finding in dataset.findings.of_kind("unparsable_annotation")] == ["Annotations/b.xml"]

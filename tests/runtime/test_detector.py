@@ -109,3 +109,93 @@ def test_errors_name_the_thing_and_the_remedy(detector: Detector, tmp_path: Path
     pickled.write_bytes(b"\x80\x04")
     with pytest.raises(ModelFileError, match=r"model\.pt.*not opened"):
         Detector(pickled)
+
+
+def test_one_picture_in_place_of_several_is_refused(detector: Detector) -> None:
+    for single in (str(CAT), CAT, CAT.read_bytes(), np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (4, 4))):
+        with pytest.raises(OptionError, match="give a list"):
+            detector.stream(single)
+        with pytest.raises(OptionError, match="give a list"):
+            detector.predict(single)
+
+
+def test_options_are_checked_before_any_picture(detector: Detector) -> None:
+    with pytest.raises(OptionError, match="did you mean 'conf'"):
+        detector.stream([CAT], cnof=0.5)
+    with pytest.raises(OptionError, match="conf must be a number"):
+        detector.stream([CAT], conf=7)
+    with pytest.raises(OptionError, match="conf must be below 1"):
+        detector.stream([CAT], conf=1)
+    for bad in ({"conf": "0.5"}, {"conf": float("nan")}, {"batch": "2"}, {"batch": 1.5}, {"max_det": True}):
+        with pytest.raises(OptionError):
+            detector.stream([CAT], **bad)
+    numpy_numbers = detector(CAT, conf=np.float32(0.5), max_det=np.int64(5), classes=15)
+    assert numpy_numbers.names == ["cat"]
+    assert detector(CAT, classes="dog").names == []
+
+
+def test_open_files_keep_their_name_and_can_be_drawn(detector: Detector, tmp_path: Path) -> None:
+    with CAT.open("rb") as file:
+        found = detector(file)
+    assert found.path == str(CAT)
+    assert found.save(tmp_path / "drawn.png").stat().st_size > 0
+
+
+def test_a_detector_travels_to_worker_processes(detector: Detector) -> None:
+    import pickle
+
+    twin = pickle.loads(pickle.dumps(detector))
+    assert twin(CAT) == detector(CAT)
+
+
+def rewritten_card(tmp_path: Path, **changes: object) -> Path:
+    """The shipped ONNX file with another card in its metadata."""
+    import json
+
+    onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
+    from multibox.catalogue import CATALOGUE
+
+    model = onnx.load(CATALOGUE["ssdlite300-coco"].path(".onnx"))
+    for entry in model.metadata_props:
+        if entry.key == "multibox":
+            card = json.loads(entry.value)
+            for key, value in changes.items():
+                part = card
+                *path, last = key.split("__")
+                for step in path:
+                    part = part[step]
+                part.pop(last) if value is None else part.update({last: value})
+            entry.value = json.dumps(card)
+    onnx.save(model, tmp_path / "changed.onnx")
+    return tmp_path / "changed.onnx"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_map": {"names": ["a", "b"], "ids": [1, 2]}}, r"logits are \[1917, 80\], its metadata say \[1917, 2\]"),
+        ({"postprocess__activation": "softmax"}, r"its metadata say \[1917, 81\]"),
+        ({"preprocess__size_hw": [320, 320]}, r"images are \[3, 300, 300\], its metadata say \[3, 320, 320\]"),
+        ({"preprocess__mean": None}, "preprocessing lacks 'mean'"),
+        ({"postprocess__nms_iou": None}, "postprocess lacks 'nms_iou'"),
+        ({"preprocess__size_hw": [10**6, 10**6]}, "size_hw must be"),
+    ],
+)
+def test_a_card_that_contradicts_the_network_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    path = rewritten_card(tmp_path, **changes)
+    with pytest.raises(ModelFileError, match=message) as caught:
+        Detector(path)
+    assert str(path) in str(caught.value)
+
+
+def test_broken_weights_name_the_model_and_the_picture(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
+    from multibox.catalogue import CATALOGUE
+
+    model = onnx.load(CATALOGUE["ssdlite300-coco"].path(".onnx"))
+    tensor = next(t for t in model.graph.initializer if t.name == "features.stem.conv.bias")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(tuple(tensor.dims), np.nan, np.float32), tensor.name))
+    path = tmp_path / "broken.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelFileError, match=r"broken\.onnx: it gives nonsense on .*chelsea\.png .*not finite"):
+        Detector(path)(CAT)

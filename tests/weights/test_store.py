@@ -129,6 +129,25 @@ def test_a_card_of_another_network_is_refused(detector: Detector, tmp_path: Path
         load_detector(path)
 
 
+def test_a_card_of_other_classes_is_refused(detector: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "parts.safetensors"
+    save_detector(path, detector, make_card(detector, CLASSES, name="parts"))
+    card_change(path, class_map={"names": ["a", "b"], "ids": [0, 1]})
+    with pytest.raises(ModelFileError, match="metadata name 2 classes"):
+        load_detector(path)
+
+
+def test_the_card_has_the_last_word_on_preprocessing(detector: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "parts.safetensors"
+    save_detector(path, detector, make_card(detector, CLASSES, name="parts"))
+    header = header_of(path)
+    preprocess = json.loads(header["__metadata__"][METADATA_KEY])["preprocess"]
+    card_change(path, preprocess={**preprocess, "mean": [1.0, 2.0, 3.0]})
+    loaded, card = load_detector(path)
+    assert loaded.spec.preprocess == card.preprocess
+    assert loaded.spec.preprocess.mean == (1.0, 2.0, 3.0)
+
+
 def test_changed_default_boxes_are_noticed(detector: Detector, tmp_path: Path) -> None:
     path = tmp_path / "parts.safetensors"
     save_detector(path, detector, make_card(detector, CLASSES, name="parts"))

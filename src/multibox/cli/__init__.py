@@ -77,7 +77,8 @@ def main() -> None:
     try:
         # Without click's own handling, so that errors of both kinds end up here.
         status = cli.main(prog_name="multibox", standalone_mode=False)
-        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
+        if sys.stdout is not None:  # a daemon's may be closed
+            sys.stdout.flush()  # here, where a full disk or a closed pipe can still be reported
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
@@ -97,9 +98,13 @@ def main() -> None:
     except MultiboxError as error:
         click.echo(f"multibox: {error}", err=True)
         sys.exit(EXIT_FAILURE)
+    except MemoryError as error:
+        click.echo(f"multibox: not enough memory ({error}); use smaller pictures or a smaller model", err=True)
+        sys.exit(EXIT_FAILURE)
 
 
 def _end(status: int) -> NoReturn:
     """Leave without a second complaint from the interpreter, which would flush standard output once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from multibox.cli.options import KeyValueCommand
-from multibox.errors import ContractError
+from multibox.errors import ContractError, MultiboxError
 
 __all__ = ["command"]
+
+COMPARED_SETTINGS = ("conf", "iou", "max_det", "agnostic_nms")
 
 
 @click.command("compare", cls=KeyValueCommand)
@@ -29,12 +33,27 @@ def command(run_a: Path, run_b: Path, resamples: int, as_json: bool) -> None:
     from multibox.validation.folder import truth_digest
 
     a, b = load_evaluation(run_a), load_evaluation(run_b)
-    a.class_map.require_same(b.class_map, mine=str(run_a), theirs=str(run_b))
-    if truth_digest(a) != truth_digest(b):
+    if a.class_map != b.class_map or truth_digest(a) != truth_digest(b):
         raise ContractError(
-            f"{run_a} and {run_b} were measured on different pictures or objects; run both on the same data"
+            f"{run_a} and {run_b} were measured on different pictures or objects; run both on the same data, with the "
+            "same split= and classes="
         )
-    result = compare(a, b, resamples=resamples)
-    click.echo(
-        json.dumps(result.to_dict(), allow_nan=False) if as_json else f"A = {run_a}\nB = {run_b}\n{result.table()}"
-    )
+    result = compare(replace(a, name="A"), replace(b, name="B"), resamples=resamples)
+    differing = _differing_settings(run_a, run_b)
+    for key, (left, right) in differing.items():
+        click.echo(f"note: {key} was {left!r} in A and {right!r} in B; the difference is theirs as well", err=True)
+    if as_json:
+        click.echo(json.dumps({**result.to_dict(), "differing_settings": differing}, allow_nan=False))
+    else:
+        click.echo(f"A = {run_a}: {a.name}\nB = {run_b}: {b.name}\n{result.table()}")
+
+
+def _differing_settings(run_a: Path, run_b: Path) -> dict[str, tuple[Any, Any]]:
+    """Thresholds that the two runs did not share."""
+    try:
+        a, b = (json.loads((run / "metrics.json").read_text(encoding="utf-8"))["settings"] for run in (run_a, run_b))
+        return {key: (a.get(key), b.get(key)) for key in COMPARED_SETTINGS if a.get(key) != b.get(key)}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise MultiboxError(
+            f"metrics.json of {run_a} or {run_b} cannot be read ({error}); run `multibox val` again"
+        ) from None

@@ -14,6 +14,7 @@ from multibox.catalogue import CATALOGUE, DEFAULT_MODEL, resolve_model
 from multibox.classes import ClassMap
 from multibox.cli.options import KeyValueCommand
 from multibox.errors import MissingDependencyError, ModelFileError, OptionError, did_you_mean
+from multibox.images import one_line
 
 __all__ = ["command"]
 
@@ -143,7 +144,7 @@ def render(card: ModelCard) -> str:
     ]
     lines += [f"licence        {card.licence}"] if card.licence else []
     lines += _wrapped("source         ", card.source) if card.source else []
-    return "\n".join(lines)
+    return "\n".join(one_line(line) for line in lines)  # a model file may hold anything
 
 
 def _activation(card: ModelCard) -> str:

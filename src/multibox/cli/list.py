@@ -9,7 +9,10 @@ import click
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL
 from multibox.cli.options import KeyValueCommand
 
-__all__ = ["command"]
+__all__ = ["NETWORKS", "command"]
+
+NETWORKS = ("ssd300_vgg16", "ssd512_vgg16", "ssdlite300_mobilenetv2", "tinyssd256")
+"""The names of `multibox.models.list_models`, which needs torch to tell them."""
 
 
 @click.command("list", cls=KeyValueCommand)
@@ -21,10 +24,7 @@ def command() -> None:
         size = entry.path(".onnx").stat().st_size / 1e6
         click.echo(f"  {name}{default}  {entry.description}; {size:.0f} MB, {entry.licence}")
     click.echo("Networks with random weights (to train, or to look at with info):")
-    if importlib.util.find_spec("torch") is None:
-        click.echo("  need torch; install it with: pip install 'multibox[train]'")
-        return
-    from multibox.models import list_models
-
-    for name in list_models():
+    for name in NETWORKS:
         click.echo(f"  {name}")
+    if importlib.util.find_spec("torch") is None:
+        click.echo("They need torch, which is not installed; install it with: pip install 'multibox[train]'")

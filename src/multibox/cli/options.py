@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from multibox.errors import did_you_mean
+from multibox.classes import ClassMap
+from multibox.errors import OptionError, did_you_mean
 
-__all__ = ["KeyValueCommand", "Number"]
+__all__ = ["KeyValueCommand", "Number", "select_classes"]
 
 _KEY_VALUE = re.compile(r"(?P<key>[A-Za-z][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOTALL)
 _YES, _NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
@@ -170,3 +171,13 @@ def _names(argument: click.Argument) -> tuple[str, ...]:
     """How an argument may be called: "sources" and, since one is given at a time, "source"."""
     name = str(argument.name)
     return (name,) if argument.nargs == 1 else (name, name.removesuffix("s"))
+
+
+def select_classes(class_map: ClassMap, text: str) -> tuple[int, ...]:
+    """Indexes for "cat,dog", "15,16" or "[cat, 16]"; a name with a comma in it can be given alone."""
+    if text in class_map.names:
+        return class_map.select(text)
+    wanted = [part.strip().strip("'\"") for part in text.strip("[]() ").split(",")]
+    if not any(wanted):
+        raise OptionError(f"classes={text}: names no class; write classes=cat,dog, or leave it out for all classes")
+    return class_map.select(part for part in wanted if part)

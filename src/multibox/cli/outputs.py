@@ -11,32 +11,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from multibox.detections import Detections
-from multibox.errors import MultiboxError, OptionError
+from multibox.errors import ImageError, MultiboxError, OptionError
+from multibox.images import one_line
 
 if TYPE_CHECKING:
+    from multibox.classes import ClassMap
     from multibox.sources import Source
 
-__all__ = ["Outputs", "new_run_folder", "open_outputs"]
+__all__ = ["Outputs", "discard_empty_folder", "new_run_folder", "open_outputs"]
 
 KEPT_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})  # others are drawn as .jpg
+LONGEST_SIDE_PX = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # longer pictures are drawn as .png
 
 
 def new_run_folder(project: str, name: str, *, exist_ok: bool) -> Path:
-    """Create project/name, or project/name-2, -3 … when it exists and may not be reused."""
+    """Create project/name, or project/name-2, -3 … when it exists and may not be reused.
+
+    A new one is marked with a hidden file, so that its pictures are not taken for pictures to predict on.
+    """
+    from multibox.sources import RUN_MARKER
+
     if Path(name).name != name or name in {"", ".", ".."}:
         raise OptionError(f"name={name!r} must be a plain folder name; put the path into project")
+    try:
+        parent = Path(project).expanduser()
+    except RuntimeError:  # ~somebody who is not known here
+        raise OptionError(f"project={project!r} names an unknown home folder; write the path out") from None
     for number in range(1, 1_000_000):
-        folder = Path(project).expanduser() / (name if number == 1 else f"{name}-{number}")
+        folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
-            folder.mkdir(parents=True, exist_ok=exist_ok)
+            folder.mkdir(parents=True)
+            (folder / RUN_MARKER).touch()
         except FileExistsError:
-            if exist_ok:
+            if not exist_ok:
+                continue
+            if not folder.is_dir():
                 raise OptionError(f"{folder} is a file; choose another name") from None
-            continue
-        except OSError as error:
-            raise MultiboxError(f"{folder}: cannot be created ({error.strerror}); choose a writable project=") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise MultiboxError(f"{folder}: cannot be created ({reason}); choose a writable project=") from None
         return folder
     raise OptionError(f"{project}/{name}: too many run folders; choose another name")
+
+
+def discard_empty_folder(folder: Path) -> bool:
+    """Remove a run folder that holds no results; whether it did. One that a caller had before stays."""
+    from multibox.sources import RUN_MARKER
+
+    if [entry.name for entry in folder.iterdir()] != [RUN_MARKER]:
+        return False
+    (folder / RUN_MARKER).unlink()
+    folder.rmdir()
+    return True
 
 
 class Outputs:
@@ -54,6 +80,7 @@ class Outputs:
         self._sources = sources
         self._names = unique_output_names(sources) if wanted else []
         self._image_ids = _image_ids(self._names)
+        self._has_classes = False
         self._csv: Any = None
         self._coco: TextIO | None = None
         self._coco_rows = 0
@@ -67,19 +94,56 @@ class Outputs:
             stack.callback(self._coco.write, "\n]\n")
 
     def write(self, number: int, detections: Detections) -> None:
-        """Everything asked for, about the picture with this position in the list of sources."""
+        """Everything asked for, about the picture with this position in the list of sources.
+
+        Raises:
+            ImageError: this picture cannot be drawn. Everything else about it is written, and others can follow.
+            MultiboxError: the folder can no longer be written to.
+        """
         if self.folder is None:
             return
         with _writing(self.folder):
+            if not self._has_classes:
+                self._write_classes(self.folder, detections.class_map)
+                self._has_classes = True
             self._write(self.folder, number, detections)
+            if self._draw:
+                self._write_drawing(self.folder, number, detections)
+
+    def _write_classes(self, folder: Path, class_map: ClassMap) -> None:
+        """The class lists beside table and labels, so that both can be read as data sets."""
+        from multibox.data.labels import CLASS_FILE, write_class_file
+
+        if self._csv:
+            write_class_file(folder / f"detections.{CLASS_FILE}", class_map)
+        if self._text:
+            (folder / "labels").mkdir(exist_ok=True)
+            plain = all(name == name.strip() and name.isprintable() for name in class_map.names)
+            if plain and not any(name.casefold() == "classes" for name in self._names):
+                text = "".join(f"{name}\n" for name in class_map.names)
+                (folder / "labels" / "classes.txt").write_text(text, encoding="utf-8")
+            else:  # a line each does not hold such names, or the labels of a picture have the name of the list
+                write_class_file(folder / "labels" / CLASS_FILE, class_map)
+
+    def _write_drawing(self, folder: Path, number: int, detections: Detections) -> None:
+        name = self._sources[number].name
+        suffix = Path(name).suffix.lower()
+        suffix = suffix if suffix in KEPT_SUFFIXES else ".jpg"
+        if max(detections.picture_size_hw) > LONGEST_SIDE_PX.get(suffix, max(detections.picture_size_hw)):
+            suffix = ".png"
+        try:
+            detections.save(folder / (self._names[number] + suffix))
+        except (OSError, ValueError) as error:  # encoders raise both, and only the system's errors have a number
+            if isinstance(error, MultiboxError) or getattr(error, "errno", None) is not None:
+                raise
+            reason = f"cannot be drawn and written as {suffix} ({one_line(error) or type(error).__name__})"
+            raise ImageError(
+                one_line(name), reason, "make it smaller, or predict without drawing: save=false"
+            ) from None
 
     def _write(self, folder: Path, number: int, detections: Detections) -> None:
         stem = self._names[number]
-        if self._draw:
-            suffix = Path(self._sources[number].name).suffix.lower()
-            detections.save(folder / (stem + (suffix if suffix in KEPT_SUFFIXES else ".jpg")))
         if self._text:
-            (folder / "labels").mkdir(exist_ok=True)
             (folder / "labels" / f"{stem}.txt").write_text(detections.to_yolo(), encoding="utf-8")
         if self._csv:
             self._csv.writerows(detections.to_csv_rows())
@@ -115,8 +179,7 @@ def open_outputs(sources: Sequence[Source], options: dict[str, Any]) -> Iterator
     finally:
         with _writing(outputs.folder):
             stack.close()
-        if outputs.folder and not options["exist_ok"] and not any(outputs.folder.iterdir()):
-            outputs.folder.rmdir()
+        if outputs.folder and not options["exist_ok"] and discard_empty_folder(outputs.folder):
             outputs.folder = None
 
 

@@ -12,10 +12,10 @@ import click
 
 from multibox.catalogue import DEFAULT_MODEL
 from multibox.classes import ClassMap
-from multibox.cli.options import KeyValueCommand, Number
+from multibox.cli.options import KeyValueCommand, Number, select_classes
 from multibox.cli.outputs import open_outputs
 from multibox.detections import Detections
-from multibox.errors import ImageError, OptionError
+from multibox.errors import ImageError
 from multibox.images import one_line
 
 __all__ = ["command"]
@@ -58,13 +58,15 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
 
     if not sources:
         raise click.UsageError("name at least one picture, folder or pattern: multibox predict cat.jpg")
-    expansion = expand_sources(sources, stdin=sys.stdin.buffer)
+    expansion = expand_sources(sources, stdin=getattr(sys.stdin, "buffer", None))
     problems = list(expansion.problems)
     say = _Printer(quiet=options["quiet"], as_json=options["as_json"])
-    if expansion.skipped:
-        files = _counted(expansion.skipped, "file")
-        say.note(f"{files} in the folders passed over: no picture by the suffix")
-    found, folder = 0, None
+    others = expansion.skipped - expansion.skipped_runs
+    if others:
+        say.note(f"{_counted(others, 'file')} in the folders passed over: no picture by the suffix")
+    if expansion.skipped_runs:
+        say.note(f"{_counted(expansion.skipped_runs, 'run folder')} passed over: results of earlier runs")
+    read, found, folder = 0, 0, None
     if expansion.sources:
         detector = Detector(options["model"], engine=options["engine"], device=options["device"])
         settings = _settings(detector.card.class_map, options)
@@ -77,15 +79,17 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
                         problems.append(error)
                         continue
                     detections = replace(detector(rgb, **settings), path=source.name)
-                    found += len(detections)
-                    outputs.write(number, detections)
+                    read, found = read + 1, found + len(detections)
+                    try:
+                        outputs.write(number, detections)
+                    except ImageError as error:  # this picture cannot be drawn; its other results are written
+                        problems.append(error)
                     say.result(detections)
             except KeyboardInterrupt:
                 if outputs.folder:
                     say.note(f"\nstopped; the results until now are in {outputs.folder}")
                 raise
         folder = outputs.folder
-    read = len(expansion.sources) + len(expansion.problems) - len(problems)
     say.note(f"{_counted(read, 'picture')}, {_counted(found, 'object')}")
     if folder:
         say.note(f"results in {folder}")
@@ -100,18 +104,8 @@ def _settings(class_map: ClassMap, options: dict[str, Any]) -> dict[str, Any]:
         "iou": options["iou"],
         "max_det": options["max_det"],
         "agnostic_nms": options["agnostic_nms"],
-        "classes": None if options["classes"] is None else _classes(class_map, options["classes"]),
+        "classes": None if options["classes"] is None else select_classes(class_map, options["classes"]),
     }
-
-
-def _classes(class_map: ClassMap, text: str) -> tuple[int, ...]:
-    """Indexes for "cat,dog", "15,16" or "[cat, 16]"; a name with a comma in it can be given alone."""
-    if text in class_map.names:
-        return class_map.select(text)
-    wanted = [part.strip().strip("'\"") for part in text.strip("[]() ").split(",")]
-    if not any(wanted):
-        raise OptionError(f"classes={text}: names no class; write classes=cat,dog, or leave it out for all classes")
-    return class_map.select(part for part in wanted if part)
 
 
 def _counted(count: int, noun: str) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
-from multibox.cli.options import KeyValueCommand
-from multibox.cli.outputs import new_run_folder
-from multibox.errors import MissingDependencyError
+from multibox.cli.options import KeyValueCommand, select_classes
+from multibox.cli.outputs import discard_empty_folder, new_run_folder
+from multibox.errors import MissingDependencyError, OptionError
 from multibox.images import one_line
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-EXIT_BAD_PICTURES = 1
+EXIT_BAD_DATA = 1
 # Our names of COCO's numbers in the JSON object, as COCO's papers write them.
 HEADLINE = {
     "ap": "AP",
@@ -51,6 +53,9 @@ HEADLINE = {
     "--max-det", type=click.IntRange(min=1), default=100, show_default=True, help="Most detections in a picture."
 )
 @click.option("--classes", metavar="A,B", help="Only these classes of the data.")
+@click.option(
+    "--aliases", metavar="A:X,B:", help="Where model classes go in the data, if names do not settle it; B: nowhere."
+)
 @click.option("--agnostic-nms/--no-agnostic-nms", default=False, help="Boxes of different classes suppress each other.")
 @click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime or torch.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
@@ -68,9 +73,10 @@ def command(model: str, data: str, **options: Any) -> int:
 
     DATA is a data set in any format that `multibox convert` reads. The run folder keeps the numbers (metrics.json),
     the predictions (coco-results.json), the truth they were compared with, plots and report.html. The exit status is 1
-    if a picture could not be read.
+    if a picture or a box could not be read.
     """
     from multibox.data import read_dataset
+    from multibox.evaluation import EvaluationSet, evaluate_coco
     from multibox.runtime import Detector
     from multibox.validation import save_evaluation, validate
 
@@ -86,20 +92,27 @@ def command(model: str, data: str, **options: Any) -> int:
     say(f"reading {dataset.origin}: {size}")
     for line in dataset.findings.summary():
         say(f"  {line}")
-    result = validate(
-        detector,
-        dataset,
-        conf=options["conf"],
-        iou=options["iou"],
-        max_det=options["max_det"],
-        agnostic_nms=options["agnostic_nms"],
-        classes=_list(options["classes"]),
-        progress=lambda items: _progress(items, quiet=quiet),
-        name=f"{detector.card.name} on {Path(data).name}" + (f" ({options['split']})" if options["split"] else ""),
-    )
+    # Whatever could refuse the result is asked before the minutes of predicting: the engine of the metrics, the folder.
+    evaluate_coco(EvaluationSet(dataset.class_map, (), ()), engine=options["metrics_engine"])
+    folder = new_run_folder(options["project"], options["name"], exist_ok=options["exist_ok"])
+    try:
+        result = validate(
+            detector,
+            dataset,
+            conf=options["conf"],
+            iou=options["iou"],
+            max_det=options["max_det"],
+            agnostic_nms=options["agnostic_nms"],
+            classes=None if options["classes"] is None else select_classes(dataset.class_map, options["classes"]),
+            aliases=_aliases(options["aliases"]),
+            progress=lambda items: _progress(items, quiet=quiet),
+            name=f"{detector.card.name} on {Path(data).name}" + (f" ({options['split']})" if options["split"] else ""),
+        )
+    except BaseException:
+        discard_empty_folder(folder)
+        raise
     for note in result.notes:
         say(f"  {note}")
-    folder = new_run_folder(options["project"], options["name"], exist_ok=options["exist_ok"])
     save_evaluation(folder, result.data)
     metrics, report = _evaluate(result, dataset.origin, options, folder)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False), encoding="utf-8")
@@ -110,11 +123,24 @@ def command(model: str, data: str, **options: Any) -> int:
     say(f"results in {folder}; open {folder / 'report.html'}")
     for error in result.problems:
         click.echo(f"multibox: {one_line(error)}", err=True)
-    return EXIT_BAD_PICTURES if result.problems else 0
+    lost = dataset.findings.lost_boxes
+    if lost:
+        click.echo(f"multibox: {data}: {lost} boxes could not be read; `multibox check` names them", err=True)
+    return EXIT_BAD_DATA if result.problems or lost else 0
 
 
-def _list(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.strip("[]").split(",") if part.strip()]
+def _aliases(text: str | None) -> dict[str, str | None]:
+    """{"tv": "television", "sofa": None} for "tv:television,sofa:"."""
+    out: dict[str, str | None] = {}
+    for part in (text or "").split(","):
+        model, colon, data = (piece.strip() for piece in part.partition(":"))
+        if part.strip() and not (colon and model):
+            raise OptionError(
+                f"aliases={text}: write MODEL CLASS:DATA CLASS, or MODEL CLASS: for nowhere, not {part!r}"
+            )
+        if model:
+            out[model] = data or None
+    return out
 
 
 def _progress(items: range, *, quiet: bool) -> Iterator[int]:
@@ -161,15 +187,13 @@ def _evaluate(result: Validation, origin: str, options: dict[str, Any], folder: 
         "intervals": None if intervals is None else intervals.to_dict(),
         "errors": split.to_dict(),
         "calibration": calibration.to_dict(),
-        "best_f1": None
-        if best is None
-        else {"confidence": best.confidence, "f1": best.f1, "precision": best.precision, "recall": best.recall},
+        "best_f1": None if best is None else {**asdict(best), "confidence": _below(best.confidence)},
     }
     texts = [coco.table(), voc.table(), split.table()]
     texts += [intervals.table()] if intervals else []
     if best:
         texts.append(
-            f"best F1 {best.f1:.4f} at conf {best.confidence:.4f} "
+            f"best F1 {best.f1:.4f} with conf={_below(best.confidence):.9g} "
             f"(precision {best.precision:.4f}, recall {best.recall:.4f})"
         )
     number = _number
@@ -202,6 +226,11 @@ def _evaluate(result: Validation, origin: str, options: dict[str, Any], folder: 
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     return metrics, "\n\n".join(texts)
+
+
+def _below(score: float) -> float:
+    """The `conf` that just keeps a score: predictions keep scores above it, in float32."""
+    return float(np.nextafter(np.float32(score), np.float32(0)))
 
 
 def _number(value: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from array import array
 from pathlib import Path
@@ -16,7 +15,7 @@ from multibox.classes import ClassMap
 from multibox.data.coco_write import ANNOTATION_FOLDER, write
 from multibox.data.columns import LARGEST_PX, Builder, flag_bits
 from multibox.data.findings import DataError, Findings
-from multibox.data.labels import class_map_of, whole_number
+from multibox.data.labels import class_map_of, usable_area, whole_number
 from multibox.data.records import Dataset
 from multibox.errors import ContractError
 
@@ -114,8 +113,7 @@ class _File:
             x, y, width, height = (float(value) for value in found["bbox"])
         except (TypeError, ValueError, OverflowError):
             return found
-        area = found.get("area")
-        usable = isinstance(area, (int, float)) and math.isfinite(area)
+        area = usable_area(found.get("area"), self._findings, self._file.name, f"annotation id {found.get('id')}")
         bits = flag_bits(
             found.get("iscrowd"),
             found.get("difficult") or found.get("ignore"),
@@ -123,7 +121,7 @@ class _File:
             found.get("occluded"),
         )
         # The label is set once the categories are known.
-        if not self._builder.add_box(0, 0, (x, y, x + width, y + height), flags=bits, area=area if usable else None):
+        if not self._builder.add_box(0, 0, (x, y, x + width, y + height), flags=bits, area=area):
             return found
         self._picture_ids.append(found["image_id"])
         self._category_ids.append(found.get("category_id"))

@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     ),
     "size_differs": ("warning", "the declared size is not the picture's"),
     "size_unusable": ("warning", "the declared size is no pair of positive numbers and was ignored"),
+    "area_unusable": ("warning", "the area given for a box is no finite number of at least 0 and was ignored"),
     "conflicting_size": ("warning", "rows of one picture declare different sizes; the first was kept"),
     "picture_missing": ("warning", "there is no picture file"),
     "picture_unreadable": ("warning", "the picture file cannot be read"),

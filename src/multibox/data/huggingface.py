@@ -18,7 +18,7 @@ import numpy as np
 from multibox.classes import ClassMap
 from multibox.data.columns import FLAGS, LARGEST_PX, Builder, flag_bits
 from multibox.data.findings import DataError, Findings
-from multibox.data.labels import CLASS_FILE, LabelCoder, read_class_file, whole_number, write_class_file
+from multibox.data.labels import CLASS_FILE, LabelCoder, read_class_file, usable_area, whole_number, write_class_file
 from multibox.data.pictures import CopyMode, flat_names, place_pictures, stored_path
 from multibox.data.records import Dataset, ImageRecord, box_area
 from multibox.data.report import WriteReport, shortest, start_folder
@@ -197,10 +197,9 @@ class _Reader:
         except (KeyError, TypeError, ValueError):
             x = y = width = height = math.nan
         bits = flag_bits(*(next((found[key] for key in keys if key in found), None) for keys in _FLAG_KEYS))
-        area = found.get("area")
-        usable = isinstance(area, (int, float)) and math.isfinite(area)
+        area = usable_area(found.get("area"), self.findings, shown, where)
         box_xyxy = (x, y, x + width, y + height)
-        if not self._builder.add_box(picture, code, box_xyxy, flags=bits, area=area if usable else None):
+        if not self._builder.add_box(picture, code, box_xyxy, flags=bits, area=area):
             self.findings.add("unparsable_box", shown, where, f"bbox is {found.get('bbox')!r}; the box is lost", lost=1)
 
     def finish(self, root: Path) -> Dataset:

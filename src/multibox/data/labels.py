@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from multibox.classes import ClassMap
 from multibox.data.findings import DataError, Findings
 from multibox.errors import ClassMapError
 
-__all__ = ["CLASS_FILE", "LabelCoder", "class_map_of", "read_class_file", "write_class_file"]
+__all__ = [
+    "CLASS_FILE",
+    "LabelCoder",
+    "class_map_of",
+    "read_class_file",
+    "usable_area",
+    "whole_number",
+    "write_class_file",
+]
 
 CLASS_FILE = "classes.json"
 TEXT_FILES = ("classes.txt", "labels.txt")
@@ -116,3 +125,17 @@ def whole_number(value: Any) -> int | None:
         return int(value) if isinstance(value, int) else int(number) if number.is_integer() else None
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def usable_area(value: Any, findings: Findings, path: object, where: str) -> float | None:
+    """The area given for a box; None where there is none, and with a finding where it cannot be one."""
+    if value is None or value == "":
+        return None
+    try:
+        area = float(value)
+    except (TypeError, ValueError, OverflowError):
+        area = math.nan
+    if 0 <= area < math.inf:
+        return area
+    findings.add("area_unusable", path, where, f"area is {str(value)[:40]}, no finite number of at least 0; ignored")
+    return None

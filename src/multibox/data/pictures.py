@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -119,6 +120,8 @@ def stored_path(dataset: Dataset, index: int, base: Path) -> str:
 def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, report: WriteReport) -> None:
     """Copy or link every picture to its target. One that is already there stays; another is never overwritten.
 
+    Already there is the same file, a link to it, or a file with the very same bytes, as an earlier copy is.
+
     Raises:
         DataError: a target is taken by another file.
     """
@@ -133,7 +136,7 @@ def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, re
         if not source.is_file():
             missing += 1
         elif target.exists():
-            if not target.samefile(source):
+            if not _is_same(source, target):
                 raise DataError(target, "exists and is another picture", "choose an empty folder")
         else:
             fallbacks += _place(source, target, copy)
@@ -143,6 +146,13 @@ def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, re
         report.note(f"{fallbacks} pictures copied, because this file system cannot link them")
     if missing:
         report.note(f"{missing} pictures are missing and could not be {'linked' if copy == 'link' else 'copied'}")
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    """Whether both are one file, or a file and its copy."""
+    if target.samefile(source):
+        return True
+    return target.is_file() and filecmp.cmp(source, target, shallow=False)
 
 
 def _place(source: Path, target: Path, copy: CopyMode) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from multibox.classes import ClassMap
 from multibox.data.columns import FLAGS, LARGEST_PX, Builder, decode_id, flag_bits
 from multibox.data.findings import DataError, Findings
-from multibox.data.labels import CLASS_FILE, LabelCoder, whole_number
+from multibox.data.labels import CLASS_FILE, LabelCoder, usable_area, whole_number
 from multibox.data.records import Dataset
 from multibox.data.report import shortest
 from multibox.errors import ContractError
@@ -88,7 +88,8 @@ class _Reader:
             box_xyxy = (float(x1), float(y1), float(x2), float(y2))
         except (TypeError, ValueError):
             box_xyxy = (math.nan,) * 4
-        if not self.builder.add_box(picture, code, box_xyxy, flags=flag_bits(*flags), area=_finite(area)):
+        usable = None if _empty(area) else usable_area(area, self.findings, self._shown, where)
+        if not self.builder.add_box(picture, code, box_xyxy, flags=flag_bits(*flags), area=usable):
             message = f"x1, y1, x2, y2 are {(x1, y1, x2, y2)}; the box is lost"
             self.findings.add("unparsable_box", self._shown, where, message, lost=1)
 
@@ -118,14 +119,6 @@ class _Reader:
 
 def _empty(value: Any) -> bool:
     return value is None or value == "" or value != value  # NaN is what pandas leaves in empty cells
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def rows_of(dataset: Dataset, paths: Iterable[str]) -> Iterator[Row]:

@@ -11,10 +11,11 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from multibox.data.columns import LARGEST_PX, Builder, decode_id, flag_bits
 from multibox.data.findings import DataError, Findings
-from multibox.data.labels import CLASS_FILE, LabelCoder, read_class_file, whole_number
+from multibox.data.labels import CLASS_FILE, LabelCoder, read_class_file, usable_area, whole_number
 from multibox.data.pictures import pictures_below
 from multibox.data.records import Dataset
 from multibox.data.voc_write import ANNOTATIONS, CORNERS, FIRST_PIXEL, PICTURES, SETS, write
@@ -147,10 +148,11 @@ class _Reader:
     def _parse(self, file: Path) -> ElementTree.Element | None:
         try:
             data = file.read_bytes()
-            if b"<!ENTITY" in data:  # entities can blow a small file up; annotations have no use for them
-                raise ElementTree.ParseError("it declares entities")
+            # Without a document type there are no declarations; UTF-16 hides it from this look and has zero bytes.
+            if b"<!DOCTYPE" in data or b"\0" in data:
+                _refuse_entities(data)
             return ElementTree.fromstring(data)
-        except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
+        except (OSError, ElementTree.ParseError, expat.ExpatError, LookupError, ValueError) as error:
             message = f"cannot be read ({error}); the picture is kept without its boxes"
             self.findings.add("unparsable_annotation", f"{ANNOTATIONS}/{file.name}", "", message)
             return None
@@ -204,9 +206,9 @@ class _Reader:
         except ValueError:
             xmin = ymin = xmax = ymax = math.nan
         bits = flag_bits(*(found.findtext(flag) for flag in ("crowd", "difficult", "truncated", "occluded")))
-        area = found.findtext("area")
+        area = usable_area((found.findtext("area") or "").strip(), self.findings, path, where)
         box_xyxy = (xmin - FIRST_PIXEL, ymin - FIRST_PIXEL, xmax, ymax)
-        if not self.builder.add_box(picture, code, box_xyxy, flags=bits, area=_area(area)):
+        if not self.builder.add_box(picture, code, box_xyxy, flags=bits, area=area):
             self.findings.add(
                 "unparsable_box", path, where, f"{'/'.join(CORNERS)} are {texts}; the box is lost", lost=1
             )
@@ -214,9 +216,12 @@ class _Reader:
             self.findings.add("detail_not_kept", path, where)
 
 
-def _area(text: str | None) -> float | None:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def _refuse_entities(data: bytes) -> None:
+    """Entities can blow a small file up; annotations have no use for them."""
+
+    def refuse(*_: object) -> None:
+        raise ElementTree.ParseError("it declares entities")
+
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler = refuse
+    parser.Parse(data, True)

@@ -14,6 +14,7 @@ from typing import Any
 from multibox.classes import ClassMap
 from multibox.data.columns import FLAGS, Builder, flag_bits
 from multibox.data.findings import DataError
+from multibox.data.labels import usable_area
 from multibox.data.pictures import actual_size_hw, pictures_below
 from multibox.data.records import Dataset
 from multibox.data.sidecar import SIDECAR, Sidecar, check_sum
@@ -163,7 +164,8 @@ class _Reader:
             height, width = size_hw
             x1, y1, x2, y2 = row.unit_xyxy
             bits = flag_bits(*(row.position in marked[name] for name in FLAGS))
-            area = areas[row.position] if row.position < len(areas) else None
+            given = areas[row.position] if row.position < len(areas) else None
+            area = usable_area(given, self.findings, SIDECAR, f"{shown} {where}")
             if not self.builder.add_box(
                 index, row.label, (x1 * width, y1 * height, x2 * width, y2 * height), flags=bits, area=area
             ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,10 @@ def _load_yaml(source: Path) -> dict[str, Any]:
     try:
         import yaml
     except ImportError:
-        raise MissingDependencyError("PyYAML", f"reading {source.name}", "data") from None
+        data = _own_yaml(source)
+        if data is None:
+            raise MissingDependencyError("PyYAML", f"reading {source.name}", "data") from None
+        return data
     try:
         # Every scalar stays text: no code is run, and a class named "no" or "007" stays what it is.
         data = yaml.load(source.read_bytes().decode("utf-8-sig"), Loader=yaml.BaseLoader)
@@ -113,6 +117,30 @@ def _load_yaml(source: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise DataError(source, "holds no keys", "write path, train, val and names")
     return data
+
+
+_OWN_HEAD = re.compile(r"path: \.\n((?:(?:train|val|test): images/[a-z]+\n)*)nc: ([0-9]+)\nnames:\n")
+_OWN_NAME = re.compile(r'  ([0-9]+): "((?:[^"\\\n]|\\["\\]|\\U[0-9a-f]{8})*)"\n')
+_OWN_ESCAPE = re.compile(r'\\(?:(["\\])|U([0-9a-f]{8}))')
+
+
+def _own_yaml(source: Path) -> dict[str, Any] | None:
+    """The keys of a file just as `yolo_write` writes it, read without PyYAML; None for every other file."""
+    try:
+        text = source.read_bytes().decode("utf-8").replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    head = _OWN_HEAD.match(text)
+    if head is None:
+        return None
+    names, position = {}, head.end()
+    while row := _OWN_NAME.match(text, position):
+        names[row[1]] = _OWN_ESCAPE.sub(lambda found: found[1] or chr(int(found[2], 16)), row[2])
+        position = row.end()
+    if position != len(text):
+        return None
+    places = dict(line.split(": ", 1) for line in head[1].splitlines())
+    return {"path": ".", **places, "nc": head[2], "names": names}
 
 
 def _given(value: Any) -> bool:

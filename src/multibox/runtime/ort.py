@@ -58,13 +58,23 @@ class OrtEngine:
                 "export it with multibox from its original weights",
             )
         self.card = ModelCard.from_json(metadata[METADATA_KEY], source=str(path))
-        names = [output.name for output in self._session.get_outputs()]
-        if [i.name for i in self._session.get_inputs()] != [INPUT] or not set(OUTPUTS) <= set(names):
-            raise ModelFileError(str(path), f"its outputs are {names} instead of {list(OUTPUTS)}", "export it anew")
+        self._source = str(path)
+        shapes = {
+            value.name: tuple(value.shape) for value in (*self._session.get_inputs(), *self._session.get_outputs())
+        }
+        if len(self._session.get_inputs()) != 1 or not {INPUT, *OUTPUTS} <= set(shapes):
+            raise ModelFileError(str(path), f"it has {sorted(shapes)} instead of {[INPUT, *OUTPUTS]}", "export it anew")
+        self.card.require_shapes(str(path), shapes)
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K]."""
-        offsets, logits = self._session.run(OUTPUTS, {INPUT: images})
+        try:
+            offsets, logits = self._session.run(OUTPUTS, {INPUT: images})
+        except Exception as error:  # see above
+            reason = f"ONNX Runtime failed on an input of {list(images.shape)} ({str(error).splitlines()[0]})"
+            raise ModelFileError(
+                self._source, reason, "use the batch size it was exported for, or export it anew"
+            ) from None
         return offsets, logits
 
 
@@ -78,4 +88,5 @@ def _providers(onnxruntime: Any, device: str) -> list[Any]:
         raise OptionError(
             f"device {device!r}: this ONNX Runtime has no CUDA; install onnxruntime-gpu, or use device=cpu"
         )
-    raise OptionError(f"unknown device {device!r}; use cpu, cuda or cuda:0")
+    meant = f"did you mean cuda:{device}?" if device.isdigit() else "use cpu, cuda or cuda:0"
+    raise OptionError(f"unknown device {device!r}; {meant}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ def validate(
     max_det: int = EVALUATION_MAX_DET,
     agnostic_nms: bool = False,
     classes: Iterable[str | int] | None = None,
+    aliases: Mapping[str, str | None] | None = None,
     progress: Progress = iter,
     name: str = "",
 ) -> Validation:
@@ -72,6 +73,7 @@ def validate(
         max_det: most detections in a picture, over the classes that take part.
         agnostic_nms: as in `Detector.stream`.
         classes: of the data set, names or indexes; all when left out.
+        aliases: data set class (None: nowhere) for a model class, where names alone do not settle it.
         progress: wraps the range of picture indexes, for a progress bar.
         name: what is evaluated on what, for titles.
 
@@ -79,8 +81,11 @@ def validate(
         ClassMapError: no class in common.
         ContractError: no picture that can be read.
     """
-    shared = _shared_classes(detector.card.class_map, dataset.class_map, classes)
-    mapping = map_classes(detector.card.class_map, shared)
+    if not len(dataset):
+        raise ContractError("the data set has no pictures; check its path and split")
+    shared = _shared_classes(detector.card.class_map, dataset.class_map, classes, aliases)
+    mapping = map_classes(detector.card.class_map, shared, aliases=_within(aliases, shared))
+    image_id = _image_ids(dataset)
     places = [place for place, goal in enumerate(mapping.targets) if goal is not None]
     new_label = np.full(len(dataset.class_map), -1)
     new_label[[dataset.class_map.index(n) for n in shared.names]] = np.arange(len(shared))
@@ -96,7 +101,7 @@ def validate(
             continue
         found = detector(rgb, conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms, classes=places)
         mapped, _ = mapping.apply(found)
-        truths.append(_truth(record, found, shared, new_label, counts, str(path)))
+        truths.append(_truth(record, found, shared, new_label, counts, path=str(path), image_id=image_id[index]))
         predictions.append(
             Detections(mapped.boxes_xyxy, mapped.labels, mapped.scores, shared, found.picture_size_hw, str(path))
         )
@@ -111,17 +116,33 @@ def validate(
         "engine": detector.engine.name,
         "device": detector.engine.device,
     }
-    notes = _notes(mapping, dataset.class_map, shared, counts)
+    notes = _notes(mapping, dataset, shared, counts)
     return Validation(
         EvaluationSet(shared, truths, predictions, name), mapping, tuple(problems), notes, settings, seconds
     )
 
 
-def _shared_classes(model: ClassMap, data: ClassMap, classes: Iterable[str | int] | None) -> ClassMap:
+def _within(aliases: Mapping[str, str | None] | None, data: ClassMap) -> dict[str, str | None]:
+    """The aliases with those that lead out of some classes leading nowhere."""
+    return {model: goal if goal in data.names else None for model, goal in (aliases or {}).items()}
+
+
+def _shared_classes(
+    model: ClassMap,
+    data: ClassMap,
+    classes: Iterable[str | int] | None,
+    aliases: Mapping[str, str | None] | None,
+) -> ClassMap:
     """The data set's classes that the model knows (and that were asked for), in the data set's order."""
-    wanted = set(range(len(data))) if classes is None else set(data.select(classes))
-    reached = {goal for goal in map_classes(model, data).targets if goal is not None}
-    shared = sorted(reached & wanted)
+    asked = range(len(data)) if classes is None else sorted(data.select(classes))
+    wanted = ClassMap(tuple(data.names[i] for i in asked), tuple(data.ids[i] for i in asked))
+    for goal in (aliases or {}).values():
+        if goal is not None:
+            data.index(goal)
+    reached = {
+        goal for goal in map_classes(model, wanted, aliases=_within(aliases, wanted)).targets if goal is not None
+    }
+    shared = sorted(asked[goal] for goal in reached)
     if not shared:
         raise ClassMapError(
             f"no class in common: the model knows {', '.join(model.names[:8])}…, the data set "
@@ -136,7 +157,9 @@ def _truth(
     classes: ClassMap,
     new_label: np.ndarray[Any, np.dtype[np.int64]],
     counts: dict[str, int],
+    *,
     path: str,
+    image_id: int | str,
 ) -> Truth:
     """The record's objects in the shared classes, in the frame of the picture as it was read."""
     labels = new_label[record.labels]
@@ -151,12 +174,29 @@ def _truth(
         crowd=record.crowd[keep],
         difficult=record.difficult[keep],
         area=record.area[keep],
-        image_id=record.image_id,
+        image_id=image_id,
     )
 
 
-def _notes(mapping: ClassMapping, data: ClassMap, shared: ClassMap, counts: dict[str, int]) -> tuple[str, ...]:
+def _image_ids(dataset: Dataset) -> list[int | str]:
+    """The pictures' own ids, with the split before them where splits count from the same number."""
+    records = [dataset[index] for index in range(len(dataset))]
+    ids: list[int | str] = [record.image_id for record in records]
+    if len(set(ids)) < len(ids):
+        ids = [f"{record.split}/{record.image_id}" for record in records]
+    return ids if len(set(ids)) == len(ids) else list(range(len(ids)))
+
+
+def _notes(mapping: ClassMapping, dataset: Dataset, shared: ClassMap, counts: dict[str, int]) -> tuple[str, ...]:
+    data = dataset.class_map
     notes = []
+    lost = dataset.findings.lost_boxes
+    if lost:
+        notes.append(
+            f"{lost} boxes of the data set could not be read and are in no number; `multibox check` names them"
+        )
+    if len({dataset[index].image_id for index in range(len(dataset))}) < len(dataset):
+        notes.append("image ids occur more than once in the data set; here they stand with their split before them")
     renamed = [f"{ours} → {theirs}" for ours, theirs in mapping.mapped if ours != theirs]
     if renamed:
         notes.append(f"classes under another name: {', '.join(renamed)}")

@@ -11,7 +11,7 @@ from multibox.anchors import anchors_digest
 from multibox.card import METADATA_KEY, ModelCard, read_safetensors_card
 from multibox.classes import ClassMap
 from multibox.errors import ContractError, ModelFileError, MultiboxError
-from multibox.models.detector import Detector
+from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.inspect import summarise
 from multibox.models.registry import create_model
 
@@ -119,6 +119,22 @@ def load_detector(path: Path, *, device: str | torch.device = "cpu") -> tuple[De
     if problems:
         shown = "; ".join(problems[:4]) + (f"; {len(problems) - 4} more" if len(problems) > 4 else "")
         raise ModelFileError(str(path), f"its tensors do not fit {card.builder} ({shown})", "get the file again")
+    spec = detector.spec
+    mine = (spec.num_classes, spec.postprocess.activation, spec.anchors.boxes_per_cell)
+    if mine != (len(card.class_map), card.postprocess.activation, card.anchors.boxes_per_cell):
+        reason = (
+            f"its metadata name {len(card.class_map)} classes, {card.postprocess.activation} scores and "
+            f"{card.anchors.boxes_per_cell} boxes a cell, its network has {mine[0]}, {mine[1]} and {mine[2]}"
+        )
+        raise ModelFileError(str(path), reason, "get the file again")
+    # The card has the last word on how the network is fed and read: training may have changed what the builder says.
+    detector.spec = DetectorSpec(
+        num_classes=spec.num_classes,
+        anchors=card.anchors,
+        preprocess=card.preprocess,
+        postprocess=card.postprocess,
+        variances=card.variances,
+    )
     detector.load_state_dict({key: value.to(expected[key].dtype) for key, value in tensors.items()})
     detector.to(device).eval()
     # Uses the anchors once, so that a changed rule is noticed at loading and not as shifted boxes.
