@@ -24,7 +24,7 @@ OUTPUTS = 7  # background and ids 1 … 6
 def graph_tensors(seed: int) -> tuple[Any, dict[str, np.ndarray]]:
     """A random network with two classes, and the graph model it would have come from.
 
-    The names and layouts are written out here a second time, by hand, as the fact sheet of the original gives them.
+    The names and layouts are written out here a second time, by hand, as the original graph has them.
     """
     torch.manual_seed(seed)
     network = create_model("ssdlite300_mobilenetv2", num_classes=2, trunk_norm=False).eval()
