@@ -221,7 +221,11 @@ def test_ids_that_repeat_in_every_split(detector: Detector, tmp_path: Path) -> N
     again = [replace(record, image_id=0, split=split) for record, split in zip(records, "abc", strict=True)]
     result = validate(detector, Dataset.from_records(again, CLASSES, root=str(tmp_path)))
     assert [truth.image_id for truth in result.data.truths] == ["a/0", "b/0", "c/0"]
-    assert any("image ids occur more than once" in note for note in result.notes)
+    assert any("they stand with their split before them" in note for note in result.notes)
+    same = [replace(record, image_id=0, split="a") for record in records]
+    result = validate(detector, Dataset.from_records(same, CLASSES, root=str(tmp_path)))
+    assert [truth.image_id for truth in result.data.truths] == [0, 1, 2]
+    assert any("pictures are numbered from 0" in note for note in result.notes)
 
 
 def test_aliases_settle_what_names_do_not(detector: Detector, tmp_path: Path) -> None:

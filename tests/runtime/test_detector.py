@@ -132,6 +132,7 @@ def test_options_are_checked_before_any_picture(detector: Detector) -> None:
     numpy_numbers = detector(CAT, conf=np.float32(0.5), max_det=np.int64(5), classes=15)
     assert numpy_numbers.names == ["cat"]
     assert detector(CAT, classes="dog").names == []
+    assert detector(CAT, classes=np.int64(15)).names == ["cat"]
 
 
 def test_open_files_keep_their_name_and_can_be_drawn(detector: Detector, tmp_path: Path) -> None:

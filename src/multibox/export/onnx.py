@@ -16,7 +16,7 @@ from multibox.models.detector import Detector
 
 __all__ = ["OPSET", "export_onnx"]
 
-OPSET = 18  # the lowest the exporter writes without conversion; every runtime of the last three years reads it
+OPSET = 18  # what the exporter writes without conversion
 IR_VERSION = 10  # readable by ONNX Runtime from 1.18
 PRODUCER = "multibox"
 

@@ -60,7 +60,7 @@ class ConvNormAct(nn.Module):
         act: False for linear bottleneck outputs.
     """
 
-    # TensorFlow's slim settings for MobileNetV2; the epsilon is stored in the COCO-trained graph.
+    # The epsilon is stored in the COCO-trained graph; the momentum is that of torchvision's SSDLite.
     NORM_EPSILON = 1e-3
     NORM_MOMENTUM = 0.03
 

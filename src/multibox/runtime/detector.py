@@ -78,7 +78,9 @@ class Options:
         """Indexes of the wanted classes; None for all."""
         if self.classes is None:
             return None
-        return class_map.select([self.classes] if isinstance(self.classes, int) else self.classes)
+        if isinstance(self.classes, numbers.Integral):
+            return class_map.select([int(self.classes)])
+        return class_map.select(self.classes)  # type: ignore[arg-type]  # numbers.Integral hides that int is gone
 
     def applied_to(self, default: PostprocessSpec) -> PostprocessSpec:
         """The model's own post-processing with what was asked for in its place."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def validate(
         raise ContractError("the data set has no pictures; check its path and split")
     shared = _shared_classes(detector.card.class_map, dataset.class_map, classes, aliases)
     mapping = map_classes(detector.card.class_map, shared, aliases=_within(aliases, shared))
-    image_id = _image_ids(dataset)
+    image_id, renumbered = _image_ids(dataset)
     places = [place for place, goal in enumerate(mapping.targets) if goal is not None]
     new_label = np.full(len(dataset.class_map), -1)
     new_label[[dataset.class_map.index(n) for n in shared.names]] = np.arange(len(shared))
@@ -102,9 +102,7 @@ def validate(
         found = detector(rgb, conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms, classes=places)
         mapped, _ = mapping.apply(found)
         truths.append(_truth(record, found, shared, new_label, counts, path=str(path), image_id=image_id[index]))
-        predictions.append(
-            Detections(mapped.boxes_xyxy, mapped.labels, mapped.scores, shared, found.picture_size_hw, str(path))
-        )
+        predictions.append(replace(mapped, path=str(path), source=None))  # without the pixels, which would pile up
     seconds = time.perf_counter() - started
     if not truths:
         raise ContractError(f"none of the {len(dataset)} pictures of {name or 'the data set'} can be read")
@@ -116,7 +114,7 @@ def validate(
         "engine": detector.engine.name,
         "device": detector.engine.device,
     }
-    notes = _notes(mapping, dataset, shared, counts)
+    notes = (*renumbered, *_notes(mapping, dataset, shared, counts))
     return Validation(
         EvaluationSet(shared, truths, predictions, name), mapping, tuple(problems), notes, settings, seconds
     )
@@ -178,13 +176,17 @@ def _truth(
     )
 
 
-def _image_ids(dataset: Dataset) -> list[int | str]:
-    """The pictures' own ids, with the split before them where splits count from the same number."""
-    records = [dataset[index] for index in range(len(dataset))]
-    ids: list[int | str] = [record.image_id for record in records]
-    if len(set(ids)) < len(ids):
-        ids = [f"{record.split}/{record.image_id}" for record in records]
-    return ids if len(set(ids)) == len(ids) else list(range(len(ids)))
+def _image_ids(dataset: Dataset) -> tuple[list[int | str], tuple[str, ...]]:
+    """An id for each picture, its own where that tells pictures apart, and what is to be said where it does not."""
+    pairs = [(record.image_id, record.split) for record in (dataset[index] for index in range(len(dataset)))]
+    own: list[int | str] = [image_id for image_id, _ in pairs]
+    if len(set(own)) == len(own):
+        return own, ()
+    by_split: list[int | str] = [f"{split}/{image_id}" for image_id, split in pairs]
+    repeated = "image ids occur more than once in the data set; here "
+    if len(set(by_split)) == len(by_split):
+        return by_split, (repeated + "they stand with their split before them",)
+    return list(range(len(own))), (repeated + "pictures are numbered from 0 in the order of the data set",)
 
 
 def _notes(mapping: ClassMapping, dataset: Dataset, shared: ClassMap, counts: dict[str, int]) -> tuple[str, ...]:
@@ -195,8 +197,6 @@ def _notes(mapping: ClassMapping, dataset: Dataset, shared: ClassMap, counts: di
         notes.append(
             f"{lost} boxes of the data set could not be read and are in no number; `multibox check` names them"
         )
-    if len({dataset[index].image_id for index in range(len(dataset))}) < len(dataset):
-        notes.append("image ids occur more than once in the data set; here they stand with their split before them")
     renamed = [f"{ours} → {theirs}" for ours, theirs in mapping.mapped if ours != theirs]
     if renamed:
         notes.append(f"classes under another name: {', '.join(renamed)}")
