@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import io
 import os
 import struct
@@ -111,6 +112,99 @@ def test_file_object_is_read_to_its_end_from_where_it_stands() -> None:
     stream.seek(3)
     np.testing.assert_array_equal(read_picture(stream), RGB)
     assert stream.read() == b""
+
+
+# ------------------------------------------------------------------------------------------ without a copy
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+SHAREABLE = {
+    "jpeg": encoded(smooth(), "JPEG"),
+    "turned jpeg": encoded(smooth(), "JPEG", exif=TURNED),
+    "grey jpeg": encoded(smooth()[..., 0].copy(), "JPEG"),
+    "cmyk jpeg": encoded(Image.fromarray(smooth()).convert("CMYK"), "JPEG"),
+    "png": encoded(RGB, "PNG"),
+    "grey png": encoded(GREY, "PNG"),
+    "palette png": encoded(Image.fromarray(RGB).quantize(32), "PNG"),
+    "bmp": encoded(RGB, "BMP"),
+    "one pixel": encoded(RGB[:1, :1], "PNG"),
+}
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For every picture read whether its pixels are Pillow's own."""
+    seen: list[bool] = []
+    original = images._shared_pixels
+
+    def watched(image: Image.Image) -> NDArray[np.uint8] | None:
+        pixels = original(image)
+        seen.append(pixels is not None)
+        return pixels
+
+    monkeypatch.setattr(images, "_shared_pixels", watched)
+    return seen
+
+
+@pytest.mark.parametrize("case", SHAREABLE)
+def test_pixels_are_the_same_shared_and_copied(
+    case: str, shared: list[bool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(SHAREABLE[case])
+    ours = [read_picture(path), read_picture(SHAREABLE[case])]
+    assert shared == [hasattr(Image.Image, "__arrow_c_array__")] * 2
+    monkeypatch.setattr(images, "_shared_pixels", lambda _: None)
+    copied = read_picture(path)
+    for rgb in ours:
+        np.testing.assert_array_equal(rgb, copied)
+        assert rgb.strides == copied.strides
+        assert not rgb.flags.writeable
+
+
+def test_shared_pixels_outlive_their_picture() -> None:
+    expected = np.asarray(Image.open(io.BytesIO(SHAREABLE["jpeg"])))
+    kept = [read_picture(SHAREABLE["jpeg"])[5:, ::2] for _ in range(50)]
+    gc.collect()
+    others = [Image.new("RGB", (80, 60), "red") for _ in range(200)]  # would take the memory if it were free
+    for rgb in kept:
+        np.testing.assert_array_equal(rgb, expected[5:, ::2])
+    assert len(others) == 200
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="a system without /proc")
+def test_shared_pixels_are_let_go() -> None:
+    data = encoded(Image.new("RGB", (1000, 1000)), "JPEG")  # 4 MB decoded
+
+    def resident_pages() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    for _ in range(5):
+        read_picture(data)
+    before = resident_pages()
+    for _ in range(50):
+        read_picture(data)
+    assert resident_pages() - before < 50_000_000 / os.sysconf("SC_PAGE_SIZE")  # 200 MB if each were kept
+
+
+def test_a_picture_of_the_caller_is_copied(shared: list[bool]) -> None:
+    image = Image.fromarray(RGB)
+    rgb = read_picture(image)
+    image.paste((1, 2, 3), (0, 0, 17, 11))
+    np.testing.assert_array_equal(rgb, RGB)
+    assert shared == []
+
+
+def test_rows_that_are_not_side_by_side_are_copied(shared: list[bool]) -> None:
+    tall = np.arange(2200 * 2000, dtype=np.uint32).astype(np.uint8).reshape(2200, 2000)  # 17.6 MB in Pillow's memory
+    np.testing.assert_array_equal(read_picture(encoded(tall, "BMP"))[..., 1], tall)
+    before = Image.core.get_alignment()
+    try:
+        Image.core.set_alignment(64)
+        np.testing.assert_array_equal(read_picture(encoded(RGB, "PNG")), RGB)
+    finally:
+        Image.core.set_alignment(before)
+    assert shared == [False, False]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")

@@ -155,6 +155,15 @@ def test_the_result_is_contiguous_fresh_and_the_picture_unchanged(
     np.testing.assert_array_equal(rgb, before)
 
 
+@pytest.mark.parametrize("fourth", [0, 255])
+def test_the_fourth_byte_of_a_pixel_does_not_count(fourth: int) -> None:
+    rgb = picture(33, 47)
+    pixels = np.full((33, 47, 4), fourth, np.uint8)
+    pixels[..., :3] = rgb
+    spec = Preprocess((30, 30), mean=(1, 2, 3), scale=(0.5, 2, -1))
+    np.testing.assert_array_equal(spec(pixels[..., :3])[0], spec(rgb)[0])
+
+
 def test_views_and_read_only_pictures_are_taken() -> None:
     rgb = picture(20, 30)
     spec = Preprocess((10, 10))

@@ -63,9 +63,10 @@ class Detections:
             boxes = _frozen(np.zeros((0, 4)), np.float32, "boxes_xyxy")
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ContractError(f"boxes_xyxy must be [N, 4], got {list(boxes.shape)}")
-        bad = np.flatnonzero(~(boxes[:, :2] <= boxes[:, 2:]).all(axis=1))
-        if bad.size:
-            raise ContractError(f"box {bad[0]} is not (x1 ≤ x2, y1 ≤ y2): {boxes[bad[0]].tolist()}")
+        ordered = boxes[:, :2] <= boxes[:, 2:]
+        if not ordered.all():
+            bad = np.flatnonzero(~ordered.all(axis=1))[0]
+            raise ContractError(f"box {bad} is not (x1 ≤ x2, y1 ≤ y2): {boxes[bad].tolist()}")
         labels = _frozen(self.labels, np.int64, "labels")
         scores = None if self.scores is None else _frozen(self.scores, np.float32, "scores")
         for name, values in (("labels", labels), ("scores", scores)):
@@ -73,7 +74,7 @@ class Detections:
                 raise ContractError(f"{name} must be [{len(boxes)}] like boxes_xyxy, got {list(values.shape)}")
         if len(labels) and not (labels.min() >= 0 and labels.max() < len(self.class_map)):
             raise ContractError(f"labels must be in 0…{len(self.class_map) - 1}, got {labels.min()}…{labels.max()}")
-        if scores is not None and not ((scores >= 0) & (scores <= 1)).all():
+        if scores is not None and len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
             raise ContractError(f"scores must be in [0, 1], got {scores.min()}…{scores.max()}")
         try:
             height, width = (operator.index(side) for side in self.picture_size_hw)
@@ -358,9 +359,12 @@ def _frozen(values: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
         raise ContractError(f"{name} must be an array of numbers ({error})") from None
     if given.dtype.kind not in "iuf":
         raise ContractError(f"{name} must be numbers, got {given.dtype}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        array = given.astype(dtype)
-    if array.dtype.kind == "i" and not (array == given).all():
+    if given.dtype == dtype:
+        array = given.copy(order="K")
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = given.astype(dtype)
+    if array.dtype.kind == "i" and given.dtype != dtype and not (array == given).all():
         raise ContractError(f"{name} must be whole numbers, got {given[array != given].ravel()[0]}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ContractError(f"{name} must be finite, got {np.count_nonzero(~np.isfinite(array))} values that are not")

@@ -6,6 +6,7 @@ people see it, with the EXIF orientation already applied.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import re
@@ -13,8 +14,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeAlias, cast
@@ -118,7 +120,7 @@ def read_picture(source: PictureSource, *, name: str | None = None, max_pixels: 
     with _quiet_pillow(), _opened(source, shown, _pixel_limit(max_pixels)) as image:
         try:
             image.load()
-            return _rgb_of_image(_upright(image), shown)
+            return _rgb_of_image(_upright(image), shown, source)
         except ImageError:
             raise
         except Exception as error:  # decoders meet hostile bytes and raise almost anything
@@ -174,7 +176,10 @@ def read_limited(stream: BinaryIO, shown: str, *, limit: int = MAX_STREAM_BYTES)
 
 def one_line(text: object) -> str:
     """Text that prints everywhere on one line: control characters and undecodable bytes become escapes."""
-    plain = str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    plain = str(text)
+    if plain.isprintable():
+        return plain  # a half of a UTF-16 pair is not printable, so this encodes
+    plain = plain.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in plain)
 
 
@@ -406,7 +411,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _rgb_of_image(image: Image.Image, shown: str) -> NDArray[np.uint8]:
+def _rgb_of_image(image: Image.Image, shown: str, source: object) -> NDArray[np.uint8]:
     if image.mode == "F":
         remedy = "scale it to 0…255 and save it as 8-bit PNG"
         raise ImageError(shown, "holds floating-point values, whose white is unknown", remedy)
@@ -416,8 +421,66 @@ def _rgb_of_image(image: Image.Image, shown: str) -> NDArray[np.uint8]:
         straight = image.convert("LA") if image.mode == "La" else image
         return _over_white(np.asarray(straight.convert("RGBA")))
     colour = image if image.mode == "RGB" else image.convert("RGB")
-    pixels = np.frombuffer(colour.tobytes("raw", "RGBX"), dtype=np.uint8)
-    return pixels.reshape(colour.height, colour.width, 4)[..., :3]
+    # The caller may go on to draw on a picture of his own, so that one is copied.
+    pixels = None if colour is source else _shared_pixels(colour)
+    if pixels is None:
+        pixels = np.frombuffer(colour.tobytes("raw", "RGBX"), np.uint8).reshape(colour.height, colour.width, 4)
+    return pixels[..., :3]
+
+
+class _ArrowArray(ctypes.Structure):
+    """The head of an array in Arrow's C data interface."""
+
+    _fields_ = (
+        ("length", ctypes.c_int64),
+        ("null_count", ctypes.c_int64),
+        ("offset", ctypes.c_int64),
+        ("n_buffers", ctypes.c_int64),
+        ("n_children", ctypes.c_int64),
+        ("buffers", ctypes.c_void_p),
+        ("children", ctypes.c_void_p),
+    )
+
+
+class _Exported:
+    """Memory that lives as long as this object, in the form that NumPy takes."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], owner: object) -> None:
+        self.__array_interface__ = {"data": (address, True), "shape": shape, "typestr": "|u1", "version": 3}
+        self._owner = owner
+
+
+@cache
+def _capsule_pointer() -> Callable[[object, bytes], int]:
+    prototype = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+    return cast("Callable[[object, bytes], int]", prototype(("PyCapsule_GetPointer", ctypes.pythonapi)))
+
+
+def _shared_pixels(image: Image.Image) -> NDArray[np.uint8] | None:
+    """[H, W, 4] uint8, read-only, of a loaded RGB picture: Pillow's own memory, which the array keeps alive.
+
+    None where Pillow cannot give it: before version 11.2, or when the rows do not lie one right after the other (in
+    pictures above 16 MiB, or with PILLOW_ALIGNMENT).
+    """
+    try:
+        if cast("Any", Image).core.get_alignment() != 1:
+            return None
+        capsule = cast("Any", image.im).__arrow_c_array__()
+        whole = _ArrowArray.from_address(_capsule_pointer()(capsule, b"arrow_array"))
+    except (AttributeError, ValueError):
+        return None
+    shape = (image.height, image.width, 4)
+    if (whole.length, whole.offset, whole.n_children) != (shape[0] * shape[1], 0, 1):
+        return None
+    channels = _ArrowArray.from_address(_pointer_at(whole.children))
+    if (channels.length, channels.offset, channels.n_buffers) != (4 * whole.length, 0, 2):
+        return None
+    address = _pointer_at(channels.buffers + ctypes.sizeof(ctypes.c_void_p))  # behind the bitmap of missing values
+    return np.asarray(_Exported(address, shape, capsule))
+
+
+def _pointer_at(address: int) -> int:
+    return ctypes.c_void_p.from_address(address).value or 0
 
 
 def _rgb_of_deep_grey(image: Image.Image, shown: str) -> NDArray[np.uint8]:

@@ -41,6 +41,8 @@ class OrtEngine:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        # Its idle threads would else spin on, and take the time of whatever reads and prepares the next picture.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if not path.is_file():
             raise ModelFileError(str(path), "no such file", "check the path, or see `multibox list`")
         try:
