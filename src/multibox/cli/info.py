@@ -16,7 +16,7 @@ from multibox.cli.options import KeyValueCommand
 from multibox.errors import MissingDependencyError, ModelFileError, OptionError, did_you_mean
 from multibox.images import one_line
 
-__all__ = ["command"]
+__all__ = ["any_card", "command"]
 
 
 @click.command("info", cls=KeyValueCommand)
@@ -35,7 +35,7 @@ def command(model: str, num_classes: int | None, imgsz: str | None, ratios: str 
     MODEL is a shipped model, a model file, or the name of a network (see `multibox list`), which is then built with
     random weights and the classes, size and ratios you ask for.
     """
-    card = _card(model, num_classes=num_classes, imgsz=imgsz, ratios=ratios)
+    card = any_card(model, num_classes=num_classes, imgsz=imgsz, ratios=ratios)
     if as_json:
         click.echo(json.dumps(json.loads(card.to_json()), indent=2))
         return
@@ -46,7 +46,16 @@ def command(model: str, num_classes: int | None, imgsz: str | None, ratios: str 
     click.echo(text)
 
 
-def _card(model: str, *, num_classes: int | None, imgsz: str | None, ratios: str | None) -> ModelCard:
+def any_card(
+    model: str, *, num_classes: int | None = None, imgsz: str | None = None, ratios: str | None = None
+) -> ModelCard:
+    """The card of a shipped model, a model file, or a network that is built with random weights for it.
+
+    Raises:
+        ModelFileError: the file is missing or damaged.
+        OptionError: neither a model nor a network; or options that only a network to be built can have.
+        MissingDependencyError: building a network, without torch.
+    """
     path = Path(model)
     named = model in CATALOGUE or path.suffix != "" or len(path.parts) != 1
     if not named and not path.is_file():

@@ -4,11 +4,22 @@ Everything here works in float32 at least: in half precision an area of fewer th
 to divide by.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["area_xyxy", "clip_xyxy", "cxcywh_to_xyxy", "ioa_matrix", "iou_matrix", "xyxy_to_cxcywh"]
+__all__ = [
+    "area_xyxy",
+    "clip_xyxy",
+    "complete_iou",
+    "cxcywh_to_xyxy",
+    "generalised_iou",
+    "ioa_matrix",
+    "iou_matrix",
+    "xyxy_to_cxcywh",
+]
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
@@ -90,3 +101,39 @@ def _divide_(part: Tensor, whole: Tensor) -> Tensor:
     floor = limits.smallest_normal * limits.eps
     quotient: Tensor = part.div_(whole.clamp(min=floor))
     return quotient
+
+
+def generalised_iou(
+    found_cxcywh: Float[Tensor, "boxes 4"], truth_cxcywh: Float[Tensor, "boxes 4"]
+) -> Float[Tensor, " boxes"]:
+    """IoU less the share of the common hull that neither box covers, in -1 ... 1 (Rezatofighi et al., 2019)."""
+    iou, union, hull_wh = _pairwise(found_cxcywh, truth_cxcywh)
+    hull = hull_wh.prod(dim=-1).clamp(min=_TINY)
+    return iou - (hull - union) / hull
+
+
+def complete_iou(
+    found_cxcywh: Float[Tensor, "boxes 4"], truth_cxcywh: Float[Tensor, "boxes 4"]
+) -> Float[Tensor, " boxes"]:
+    """IoU less the distance of the centres and the difference in aspect (Zheng et al., 2020, equation 11)."""
+    iou, _, hull_wh = _pairwise(found_cxcywh, truth_cxcywh)
+    distance = (found_cxcywh[:, :2] - truth_cxcywh[:, :2]).square().sum(dim=-1)
+    diagonal = hull_wh.square().sum(dim=-1).clamp(min=_TINY)
+    angles = [torch.atan2(box[:, 2], box[:, 3].clamp(min=_TINY)) for box in (truth_cxcywh, found_cxcywh)]
+    aspect = 4 / math.pi**2 * (angles[0] - angles[1]).square()
+    with torch.no_grad():
+        weight = aspect / (1 - iou + aspect).clamp(min=_TINY)
+    return iou - distance / diagonal - weight * aspect
+
+
+_TINY = 1e-9  # of a unit area: far below a pixel, and far above float32's rounding to zero
+
+
+def _pairwise(a_cxcywh: Tensor, b_cxcywh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """IoU, union and the hull's sides, row by row."""
+    a, b = cxcywh_to_xyxy(a_cxcywh), cxcywh_to_xyxy(b_cxcywh)
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=-1)
+    union = area_xyxy(a) + area_xyxy(b) - shared
+    hull_wh = torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])
+    return shared / union.clamp(min=_TINY), union, hull_wh

@@ -1,21 +1,33 @@
 """The MultiBox loss: what class each anchor shows, and where its object is (SSD, section 2.2, equations 1-3)."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from multibox.core.boxes import xyxy_to_cxcywh
-from multibox.core.codec import DEFAULT_VARIANCES, Variances, encode, stage_anchors
+from multibox.core.boxes import complete_iou, generalised_iou, xyxy_to_cxcywh
+from multibox.core.codec import DEFAULT_VARIANCES, Variances, decode, encode, stage_anchors
 from multibox.core.matching import DEFAULT_MATCHING, Matches, MatchOptions, match, pictures_at_once
 from multibox.core.structures import Raw, Target
 from multibox.errors import ContractError, OptionError
 from multibox.postprocess import Activation
 
-__all__ = ["DEFAULT_MIN_NEGATIVES", "NEGATIVE_RATIO", "MultiboxLosses", "hard_negatives", "multibox_loss"]
+__all__ = [
+    "DEFAULT_MIN_NEGATIVES",
+    "NEGATIVE_RATIO",
+    "BoxLoss",
+    "Focal",
+    "MultiboxLosses",
+    "at_least_one",
+    "hard_negatives",
+    "multibox_loss",
+]
+
+BoxLoss = Literal["smooth_l1", "giou", "ciou"]
 
 NEGATIVE_RATIO = 3.0
 """Background anchors per matched anchor ("Hard negative mining")."""
@@ -26,6 +38,24 @@ picture would teach nothing; with many more, a batch of empty pictures, whose su
 far more than a batch with objects."""
 
 _NO_CLASS = -1
+
+
+@dataclass(frozen=True)
+class Focal:
+    """Focal loss over every anchor in place of cross-entropy over mined ones (Lin et al., 2017, equation 5).
+
+    Args:
+        gamma: how much a class score that is right already is played down; 0 is plain cross-entropy.
+        alpha: weight of an object's own class; all else has 1 - alpha.
+    """
+
+    gamma: float = 2.0
+    alpha: float = 0.25
+
+
+def at_least_one(positives: Int64[Tensor, ""]) -> Float[Tensor, ""]:
+    """What the sums of a stage are divided by: its matched anchors, 1 where nothing is matched."""
+    return positives.float().clamp(min=1.0)
 
 
 class MultiboxLosses(NamedTuple):
@@ -53,6 +83,9 @@ def multibox_loss(
     variances: Variances = DEFAULT_VARIANCES,
     localization_weight: float = 1.0,
     beta: float = 1.0,
+    focal: Focal | None = None,
+    box_loss: BoxLoss = "smooth_l1",
+    normaliser: Callable[[Tensor], Tensor] = at_least_one,
 ) -> MultiboxLosses:
     """The loss of a batch, summed over its stages; each stage's sums are divided by its number of matched anchors.
 
@@ -62,11 +95,20 @@ def multibox_loss(
     matched anchors' offsets, times `localization_weight`. `matching` may be given for each stage. Computed in
     float32 whatever the network computes in; part of the graph even when nothing is matched.
 
+    With `focal` (sigmoid only) classification takes every anchor that is matched or background, unmined. With
+    `box_loss` "giou" or "ciou" localization is 1 - generalised or complete IoU of the decoded boxes. `normaliser`
+    turns a stage's number of matched anchors into what its sums are divided by; several processes that share a batch
+    agree there on one number.
+
     Raises:
         ContractError: shapes that do not agree, or a label that the network has no output for.
         OptionError: options out of range.
     """
     _check_options(activation=activation, negative_ratio=negative_ratio, min_negatives=min_negatives)
+    if box_loss not in get_args(BoxLoss):
+        raise OptionError(f"box_loss {box_loss!r} is unknown; known: {', '.join(get_args(BoxLoss))}")
+    if focal is not None and activation != "sigmoid":
+        raise OptionError("focal loss is for sigmoid scores; a softmax head needs mined negatives")
     _check_shapes(raw, anchors_cxcywh, targets)
     options = matching if isinstance(matching, tuple) else (matching,) * len(raw)
     if len(options) != len(raw):
@@ -78,23 +120,27 @@ def multibox_loss(
     for stage, anchors, option in zip(raw, all_anchors, options, strict=True):
         matches = match(anchors, targets, options=option)
         taught = _lessons(matches, anchors, targets)
-        negatives = hard_negatives(
-            _background_loss(stage.logits, activation),
-            matches,
-            negative_ratio=negative_ratio,
-            min_negatives=min_negatives,
-        )
-        chosen = (matches.positive | negatives).nonzero(as_tuple=True)
-        classification = _class_loss(stage.logits[chosen], taught.labels[chosen], activation)
+        if focal is None:
+            negatives = hard_negatives(
+                _background_loss(stage.logits, activation),
+                matches,
+                negative_ratio=negative_ratio,
+                min_negatives=min_negatives,
+            )
+            chosen = (matches.positive | negatives).nonzero(as_tuple=True)
+            classification = _class_loss(stage.logits[chosen], taught.labels[chosen], activation)
+        else:
+            chosen = (matches.positive | matches.negative).nonzero(as_tuple=True)
+            classification = _focal_loss(stage.logits[chosen], taught.labels[chosen], focal)
         offsets = stage.offsets[taught.picture, taught.anchor].float()
-        wanted = encode(taught.truth_cxcywh, taught.anchors_cxcywh, variances)
-        localization = F.smooth_l1_loss(offsets, wanted, beta=beta, reduction="sum")
-        normaliser = max(1, taught.anchor.numel())
+        localization = _box_loss(offsets, taught, variances, box_loss, beta)
+        positives = matches.positive.sum()
+        divisor = normaliser(positives)
         stages.append(
             (
-                classification / normaliser,
-                localization_weight * localization / normaliser,
-                matches.positive.sum(),
+                classification / divisor,
+                localization_weight * localization / divisor,
+                positives,
             )
         )
     return MultiboxLosses(*(torch.stack(parts).sum(0) for parts in zip(*stages, strict=True)))
@@ -171,6 +217,29 @@ def _class_loss(
     classes = torch.arange(logits.shape[-1], device=logits.device)
     wanted = (labels.unsqueeze(1) == classes).float()
     return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+
+
+def _focal_loss(
+    logits: Float[Tensor, "chosen scores"], labels: Int64[Tensor, " chosen"], focal: Focal
+) -> Float[Tensor, ""]:
+    logits = logits.float()
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    wanted = labels.unsqueeze(1) == classes
+    # The probability of the wrong answer is the sigmoid of the logit turned against what is wanted.
+    against = torch.where(wanted, -logits, logits)
+    weight = torch.where(wanted, focal.alpha, 1 - focal.alpha) * torch.sigmoid(against) ** focal.gamma
+    return (weight * F.softplus(against)).sum()
+
+
+def _box_loss(
+    offsets: Float[Tensor, "matched 4"], taught: _Lessons, variances: Variances, kind: BoxLoss, beta: float
+) -> Float[Tensor, ""]:
+    if kind == "smooth_l1":
+        wanted = encode(taught.truth_cxcywh, taught.anchors_cxcywh, variances)
+        return F.smooth_l1_loss(offsets, wanted, beta=beta, reduction="sum")
+    measure = generalised_iou if kind == "giou" else complete_iou
+    found_cxcywh = decode(offsets, taught.anchors_cxcywh, variances)
+    return (1 - measure(found_cxcywh, taught.truth_cxcywh)).sum()
 
 
 def _check_options(*, activation: str, negative_ratio: float, min_negatives: int) -> None:

@@ -195,15 +195,19 @@ class Dataset:
         Raises:
             DataError: there is no such split; the message lists those there are.
         """
+        return self.select(self.split_indices(name))
+
+    def split_indices(self, name: str | None) -> NDArray[np.int64]:
+        """The positions of a split's pictures; names and errors as in `split`."""
         if name is None:
-            return self.select(np.flatnonzero(self.columns.split_codes < 0))
+            return np.flatnonzero(self.columns.split_codes < 0)
         names = {name} if name in self.splits else next((group for group in SPLIT_ALIASES if name in group), {name})
         codes = [code for code, known in enumerate(self.columns.split_names) if known in names]
         chosen = np.flatnonzero(np.isin(self.columns.split_codes, codes))
         if not len(chosen):
             known = ", ".join(self.splits) or "none at all"
             raise DataError(self.root, f"has no split {name!r}", f"choose one of its splits ({known})")
-        return self.select(chosen)
+        return chosen
 
     def select(self, indices: ArrayLike) -> Dataset:
         """The pictures at `indices` (integers, or a boolean mask [P]), in that order, as a data set of its own."""

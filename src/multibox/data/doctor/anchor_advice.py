@@ -48,6 +48,7 @@ def advice(
     shapes = _missing_shapes(unit_xyxy[missed], len(best), model)
     if shapes:
         yield _measured(shapes, unit_xyxy, share, model=model, measure=measure)
+        yield "`multibox anchors` proposes other shapes for the boxes there are, with which the network stays as it is"
     yield from _too_small(sides, len(best), model)
 
 

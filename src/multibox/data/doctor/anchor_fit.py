@@ -20,7 +20,7 @@ from multibox.data.doctor.boxes import owners_of
 from multibox.data.records import Dataset
 from multibox.postprocess import iou_matrix_np
 
-__all__ = ["MATCH_IOU", "AnchorFit", "Row", "best_anchors", "fit_anchors"]
+__all__ = ["MATCH_IOU", "AnchorFit", "Row", "best_anchors", "fit_anchors", "unit_objects"]
 
 MATCH_IOU = 0.5
 LARGEST_SAMPLE = 50_000
@@ -130,7 +130,7 @@ def fit_anchors(dataset: Dataset, sizes_hw: NDArray[np.int32], model: ModelCard)
         sizes_hw: [P, 2] (height, width) of the upright pictures; objects of pictures below 1 are left out.
         model: its default boxes.
     """
-    unit_xyxy, labels = _objects(dataset, sizes_hw)
+    unit_xyxy, labels, _ = unit_objects(dataset, sizes_hw)
     total = len(labels)
     if total > LARGEST_SAMPLE:
         chosen = np.linspace(0, total - 1, LARGEST_SAMPLE).astype(np.int64)
@@ -162,13 +162,19 @@ def fit_anchors(dataset: Dataset, sizes_hw: NDArray[np.int32], model: ModelCard)
     )
 
 
-def _objects(dataset: Dataset, sizes_hw: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Objects [N, 4] in parts of their picture's sides, cut at its edges, and their labels [N]."""
-    scale = sizes_hw[owners_of(dataset)][:, ::-1].astype(np.float64)
+def unit_objects(
+    dataset: Dataset, sizes_hw: NDArray[np.int32]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Objects [N, 4] in parts of their picture's sides, cut at its edges, their labels [N] and pictures [N].
+
+    Crowd regions, boxes without area and those of pictures with a size below 1 are left out.
+    """
+    owners = owners_of(dataset)
+    scale = sizes_hw[owners][:, ::-1].astype(np.float64)
     usable = (scale > 0).all(axis=1) & (dataset.columns.flags & _CROWD == 0)
     boxes = np.clip(dataset.columns.boxes_xyxy[usable] / np.tile(scale[usable], 2), 0, 1)
     real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    return boxes[real], dataset.columns.labels[usable][real].astype(np.int64)
+    return boxes[real], dataset.columns.labels[usable][real].astype(np.int64), owners[usable][real]
 
 
 def _rows(names: list[str], groups: NDArray[np.int64], missed: NDArray[np.bool_]) -> tuple[Row, ...]:

@@ -1,0 +1,136 @@
+"""`multibox train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multibox.cli.options import KeyValueCommand
+from multibox.cli.outputs import discard_empty_folder, new_run_folder
+from multibox.errors import MissingDependencyError, OptionError
+from multibox.training.config import Leaf, TrainConfig, leaves, merge
+from multibox.training.recipes import recipe_for
+
+__all__ = ["command"]
+
+EXIT_STOPPED = 130
+SECTIONS = {"data": "Data", "model": "Model", "augment": "Augmentation", "loss": "Loss", "optim": "Optimiser"}
+
+
+def _option(leaf: Leaf) -> click.Option:
+    flag = leaf.name.replace("_", "-")
+    default = "" if leaf.default in ("", None) else f"  [{leaf.default}]"
+    text = leaf.help.split(". ")[0].rstrip(".") + "." + default
+    if leaf.type is bool:
+        return click.Option([f"--{flag}/--no-{flag}"], default=None, help=text)
+    return click.Option([f"--{flag}"], metavar="VALUE", default=None, help=text)
+
+
+class _TrainCommand(KeyValueCommand):
+    """Its options are those of the configuration, listed by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        known = leaves()
+        by_section: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                section = known[parameter.name].section if parameter.name in known else "run"
+                by_section.setdefault(section, []).append(record)
+        for section, rows in by_section.items():
+            with formatter.section(SECTIONS.get(section, "Run")):
+                formatter.write_dl(rows)
+
+
+def _run(data: str | None, resume: str | None, recipe: str | None, find: str | None, **given: Any) -> int:
+    options = {key: value for key, value in given.items() if value is not None}
+    if resume is not None:
+        if data or recipe or find:
+            raise OptionError("--resume takes the run folder and nothing else that could change the run")
+        return _resume(Path(resume), options)
+    if not data:
+        raise OptionError("nothing to learn from: write multibox train DATA, or --resume RUN_FOLDER")
+    model = str(options.get("model", TrainConfig().model.model))
+    config = merge(recipe_for(model, recipe), {**options, "data": data})
+    _require_torch()
+    if find is not None:
+        from multibox.training.finders import find as search
+
+        search(find, config)
+        return 0
+    return _train(config)
+
+
+def _require_torch() -> None:
+    try:
+        import safetensors  # noqa: F401
+        import torch  # noqa: F401
+        import torchvision  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "torch", "training", "train") from None
+
+
+def _train(config: TrainConfig) -> int:
+    import os
+
+    from multibox.training.run import train
+
+    rank, shared = int(os.environ.get("RANK", "0")), os.environ.get("TORCHELASTIC_RUN_ID")
+    if rank == 0:
+        folder = new_run_folder(config.run.project, config.run.name, exist_ok=config.run.exist_ok)
+    else:
+        folder = Path(config.run.project) / f".rank-{shared}-{rank}"  # never written to
+    try:
+        result = train(config, folder=folder)
+    except BaseException:
+        if rank == 0:
+            discard_empty_folder(folder)
+        raise
+    if rank == 0 and not config.run.quiet:
+        _summary(result)
+    return 0 if result.finished else EXIT_STOPPED
+
+
+def _resume(folder: Path, options: dict[str, Any]) -> int:
+    _require_torch()
+    from multibox.training.run import resume
+
+    result = resume(folder, **options)
+    if not options.get("quiet"):
+        _summary(result)
+    return 0 if result.finished else EXIT_STOPPED
+
+
+def _summary(result: Any) -> None:
+    if result.skipped:
+        click.echo(f"{len(result.skipped)} pictures could not be read; `multibox check` names them", err=True)
+    if result.finished and result.best.is_file():
+        click.echo(f"best weights (after epoch {result.best_epoch}): {result.best}")
+        click.echo(f"use them:  multibox predict PICTURES model={result.best}")
+
+
+def _command() -> click.Command:
+    parameters: list[click.Parameter] = [
+        click.Argument(["data"], required=False),
+        click.Option(["--recipe"], metavar="NAME|FILE", help="A recipe's name or a TOML file.  [by the model]"),
+        click.Option(["--resume"], metavar="RUN_FOLDER", help="Go on with a run that was stopped or killed."),
+        click.Option(
+            ["--find"], metavar="batch|lr", help="Only measure which batch size fits, or which learning rate works."
+        ),
+        *(_option(leaf) for leaf in leaves().values() if leaf.name != "data"),
+    ]
+    return _TrainCommand(
+        "train",
+        params=parameters,
+        callback=_run,
+        help="""Train a detector on DATA, a data set in any format that `multibox convert` reads.
+
+        It starts from a shipped model (or any .safetensors file) whose class head is refitted to the classes of DATA,
+        and leaves a run folder with weights/best.safetensors, which `multibox predict` and `multibox val` take.
+        Interrupted or killed, it goes on with --resume.""",
+    )
+
+
+command = _command()

@@ -1,0 +1,175 @@
+"""Short measurements before a run: which batch fits and is fast, and which learning rates work."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from multibox.errors import OptionError, did_you_mean
+from multibox.training.config import TrainConfig
+from multibox.training.failures import TrainingError
+from multibox.training.loop import Trainer
+
+__all__ = ["BatchRow", "RateRow", "find", "find_batch", "find_rate", "free_memory"]
+
+LARGEST_BATCH = 1024
+TIMED_STEPS = 3
+MEMORY_SHARE = 0.8  # of what is free; the rest is for pictures, workers and validation
+RATES = (1e-5, 1.0)
+SWEEP_STEPS = 60
+SMOOTHING = 0.9
+DIVERGED = 3.0  # times the smallest smoothed loss
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """One batch size: images a second of whole steps, and bytes of memory at their peak (NaN where unknown)."""
+
+    batch: int
+    images_per_second: float
+    peak_bytes: float
+
+
+@dataclass(frozen=True)
+class RateRow:
+    """One learning rate of a rising sweep, with the smoothed loss there."""
+
+    rate: float
+    loss: float
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be had, infinite where the system does not tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        return 1024.0 * float(text.partition("MemAvailable:")[2].split()[0])
+    except (OSError, IndexError, ValueError):
+        return math.inf
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return float(pages * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, IndexError, ValueError):
+        return math.nan
+
+
+def find_batch(make: Callable[[int], Trainer], *, report: Callable[[BatchRow], None]) -> list[BatchRow]:
+    """Run a few steps at 1, 2, 4 … pictures until memory would not suffice or more is no faster.
+
+    Args:
+        make: a trainer for a batch size.
+        report: told of each row as it comes.
+    """
+    rows: list[BatchRow] = []
+    batch = 1
+    while batch <= LARGEST_BATCH:
+        trainer = make(batch)
+        device = trainer.processes.device
+        before, free = _peak(device), free_memory(device)
+        try:
+            seconds = _timed_steps(trainer)
+        except TrainingError:
+            break
+        rows.append(BatchRow(batch, batch / seconds, _peak(device)))
+        report(rows[-1])
+        growth = max(0.0, rows[-1].peak_bytes - before)
+        if 2 * growth > MEMORY_SHARE * free or batch >= len(trainer.pictures):
+            break
+        if len(rows) > 2 and rows[-1].images_per_second < 1.02 * max(r.images_per_second for r in rows[:-2]):
+            break
+        batch *= 2
+    return rows
+
+
+def _timed_steps(trainer: Trainer) -> float:
+    """Seconds of a step, after one that warms up."""
+    trainer.batches.start(0)
+    batch = next(iter(trainer.loader))
+    trainer.try_step(batch)
+    started = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        trainer.try_step(batch)
+        trainer.update()
+    if trainer.processes.device.type == "cuda":
+        torch.cuda.synchronize(trainer.processes.device)
+    return (time.perf_counter() - started) / TIMED_STEPS
+
+
+def find_rate(trainer: Trainer) -> list[RateRow]:
+    """Raise the learning rate from 1e-5 to 1 while training, until the loss runs away (Smith, 2017, section 3.3)."""
+    rows: list[RateRow] = []
+    smooth, epoch, done = 0.0, 0, 0
+    while done < SWEEP_STEPS:
+        trainer.batches.start(epoch)
+        for batch in trainer.loader:
+            rate = RATES[0] * (RATES[1] / RATES[0]) ** (done / (SWEEP_STEPS - 1))
+            try:
+                loss = float(trainer.try_step(batch).total.detach())
+                trainer.update(rate)
+            except TrainingError:
+                return rows
+            done += 1
+            smooth = SMOOTHING * smooth + (1 - SMOOTHING) * loss
+            rows.append(RateRow(rate, smooth / (1 - SMOOTHING**done)))
+            if rows[-1].loss > DIVERGED * min(row.loss for row in rows) or done == SWEEP_STEPS:
+                return rows
+        epoch += 1
+    return rows
+
+
+def suggested_rate(rows: list[RateRow]) -> float:
+    """A third of the rate at which the smoothed loss is least; beyond it training soon diverges."""
+    return min(rows, key=lambda row: row.loss).rate / 3
+
+
+def find(what: str, config: TrainConfig) -> None:
+    """Measure and print; nothing is kept.
+
+    Raises:
+        OptionError: neither "batch" nor "lr".
+    """
+    from multibox.training.run import prepared
+
+    if what not in {"batch", "lr"}:
+        raise OptionError(f"find={what!r}: {did_you_mean(what, ['batch', 'lr'])}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if what == "lr":
+            with prepared(config, folder) as trainer:
+                rows = find_rate(trainer)
+            if not rows:
+                raise TrainingError("the first step failed already; look at the data with `multibox check`")
+            for row in rows[:: max(1, len(rows) // 20)]:
+                print(f"lr {row.rate:9.2e}  loss {row.loss:8.4f}")
+            print(f"suggested: lr0={suggested_rate(rows):.2g} (with batch={config.optim.batch})")
+            return
+
+        def make(batch: int) -> Trainer:
+            smaller = replace(config, optim=replace(config.optim, batch=batch))
+            with prepared(replace(smaller, run=replace(smaller.run, quiet=True)), folder) as trainer:
+                return trainer
+
+        found = find_batch(make, report=_say)
+        if not found:
+            raise TrainingError("not even one picture fits into memory; use a smaller imgsz or model")
+        best = max(found, key=lambda row: row.images_per_second)
+        print(f"fastest: batch={best.batch}; largest that was tried: batch={found[-1].batch}")
+
+
+def _say(row: BatchRow) -> None:
+    print(f"batch {row.batch:5}  {row.images_per_second:8.1f} images/s  {row.peak_bytes / 1e9:6.2f} GB", flush=True)
+    sys.stdout.flush()

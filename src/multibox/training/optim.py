@@ -1,0 +1,139 @@
+"""Parameter groups, learning rates, the running average of weights, and what is frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from multibox.errors import OptionError
+from multibox.models.detector import Detector
+from multibox.models.layers import L2Norm
+from multibox.training.config import OptimOptions
+
+__all__ = ["Ema", "backbone_stages", "freeze", "learning_rate", "make_optimizer", "set_training"]
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, L2Norm)
+STEP_FACTOR = 0.1  # the paper divides the learning rate by ten
+WARMUP_START = 0.001  # part of lr0 at the first step
+
+
+def backbone_stages(detector: Detector) -> list[tuple[str, nn.Module]]:
+    """The backbone's parts from the input on, with their names: its children, lists of them taken apart."""
+    stages: list[tuple[str, nn.Module]] = []
+    for name, child in detector.features.named_children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            stages += [(f"{name}.{number}", part) for number, part in child.named_children()]
+        else:
+            stages.append((name, child))
+    return [(name, part) for name, part in stages if any(True for _ in part.parameters())]
+
+
+def freeze(detector: Detector, count: int) -> list[str]:
+    """Stop the first `count` stages of the backbone from learning; their names.
+
+    Raises:
+        OptionError: the backbone has fewer.
+    """
+    stages = backbone_stages(detector)
+    if count > len(stages):
+        raise OptionError(f"freeze={count}: the backbone has {len(stages)} stages ({stages[0][0]} … {stages[-1][0]})")
+    for _, stage in stages[:count]:
+        stage.requires_grad_(False)
+    return [name for name, _ in stages[:count]]
+
+
+def set_training(detector: Detector, *, freeze_norm: bool) -> None:
+    """Training mode, but for frozen stages and, if asked, all normalisation, which keep their statistics."""
+    detector.train()
+    for module in detector.modules():
+        own = list(module.parameters(recurse=False))
+        frozen = own and not any(p.requires_grad for p in own)
+        if isinstance(module, NORMS) and (freeze_norm or frozen):
+            module.eval()
+
+
+def _kinds(detector: Detector) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """(part, kind, parameter) of everything that learns; kind is kernel, bias or norm."""
+    seen: set[int] = set()
+    for path, module in detector.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            kind = "norm" if isinstance(module, NORMS) else "bias" if name.endswith("bias") else "kernel"
+            yield "backbone" if path.split(".")[0] == "features" else "head", kind, parameter
+
+
+def make_optimizer(detector: Detector, options: OptimOptions) -> torch.optim.Optimizer:
+    """SGD or AdamW with a group for each learning rate and weight decay; `factor` of a group multiplies the schedule.
+
+    Biases and normalisation have no weight decay, as in Caffe's configuration.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for part, kind, parameter in _kinds(detector):
+        factor = options.backbone_lr if part == "backbone" else 1.0
+        factor *= options.bias_lr if kind == "bias" else 1.0
+        decay = options.weight_decay if kind == "kernel" else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    if not groups:
+        raise OptionError("nothing is left to train; freeze less")
+    listed = [
+        {"params": parameters, "factor": factor, "weight_decay": decay, "lr": options.lr0 * factor}
+        for (factor, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(listed, lr=options.lr0, betas=(options.momentum, 0.999))
+    return torch.optim.SGD(listed, lr=options.lr0, momentum=options.momentum)
+
+
+def learning_rate(options: OptimOptions, *, step: int, steps_per_epoch: int) -> float:
+    """Learning rate (before a group's factor) of update `step`, counted from 0; a function of the step alone."""
+    total = options.epochs * steps_per_epoch
+    warmup = options.warmup * steps_per_epoch
+    if step < warmup:
+        share = (step + 1) / max(1.0, warmup)
+        return options.lr0 * min(1.0, WARMUP_START + (1 - WARMUP_START) * share)
+    if options.schedule == "cosine":
+        done = (step - warmup) / max(1.0, total - warmup)
+        falling = (1 + math.cos(math.pi * min(1.0, done))) / 2
+        return options.lr0 * (options.final_factor + (1 - options.final_factor) * falling)
+    if options.schedule == "steps":
+        return options.lr0 * STEP_FACTOR ** sum(step >= part * total for part in options.step_parts())
+    return options.lr0
+
+
+class Ema:
+    """Running average of a detector's weights and buffers: average = d · average + (1 − d) · weights.
+
+    d is `decay`, but (1 + t) / (10 + t) while that is smaller, so that the first weights are soon forgotten
+    (t counts updates).
+
+    Args:
+        detector: whose weights are averaged.
+        decay: 0 keeps a plain reference to the detector's own weights.
+    """
+
+    def __init__(self, detector: Detector, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self._live = detector.state_dict()
+        self.average: dict[str, Tensor] = {k: v.detach().clone() for k, v in self._live.items()} if decay else {}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the detector's present weights."""
+        self.updates += 1
+        if not self.decay:
+            return
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        floating = [(a, self._live[k]) for k, a in self.average.items() if a.dtype.is_floating_point]
+        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], 1 - decay)
+        for key, value in self.average.items():
+            if not value.dtype.is_floating_point:
+                value.copy_(self._live[key])
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights to validate and to save."""
+        return self.average if self.decay else self._live

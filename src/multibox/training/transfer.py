@@ -1,0 +1,175 @@
+"""The detector a run starts from: a model file with its class head refitted to other classes, or a builder at random.
+
+Nothing happens silently: `Start.table` says of every part of the network whether it was loaded, carried over by class
+name, initialised, or left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from multibox.anchors import AnchorSpec
+from multibox.catalogue import CATALOGUE, resolve_model
+from multibox.classes import ClassMap
+from multibox.errors import ModelFileError, OptionError, did_you_mean
+from multibox.evaluation import map_classes
+from multibox.models.detector import Detector
+from multibox.models.registry import create_model, list_models
+from multibox.weights.store import load_detector
+
+__all__ = ["Part", "Start", "start_from"]
+
+
+class Part(NamedTuple):
+    """What became of one part of the network."""
+
+    part: str
+    tensors: int
+    values: int
+    fate: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """A detector to train.
+
+    Attributes:
+        detector: with its classes, default boxes and input size in its `spec`.
+        table: what was loaded, carried, initialised, left.
+        carried: class names whose rows of the head come from the source.
+        source: the model it started from, and its licence, for the card.
+        licence: SPDX expression of the source's weights, or "".
+    """
+
+    detector: Detector
+    table: tuple[Part, ...]
+    carried: tuple[str, ...]
+    source: str
+    licence: str
+
+
+def start_from(
+    model: str,
+    class_map: ClassMap,
+    *,
+    size_hw: tuple[int, int] | None = None,
+    anchors: AnchorSpec | None = None,
+    nms_iou: float | None = None,
+) -> Start:
+    """Build the detector a run starts from.
+
+    Args:
+        model: a shipped model's name, a `.safetensors` file, or a registered builder (random weights).
+        class_map: the classes to learn.
+        size_hw: input (height, width) in place of the model's.
+        anchors: default boxes in place of the model's, with as many at a cell of each level.
+        nms_iou: of the trained model, in place of the model's.
+
+    Raises:
+        OptionError: an unknown model, or default boxes that its heads have no outputs for.
+        ModelFileError: a model file that cannot be used.
+    """
+    builders = list_models()
+    if model in builders:
+        arguments: dict[str, Any] = {"num_classes": len(class_map)}
+        detector = create_model(model, **arguments, **({} if size_hw is None else {"size_hw": list(size_hw)}))
+        table = [Part(name, *_count(part), "initialised") for name, part in _parts(detector)]
+        carried: tuple[str, ...] = ()
+        source, licence = f"{model}, random weights", ""
+    else:
+        try:
+            path = resolve_model(model, suffixes=(".safetensors",))
+        except ModelFileError as error:
+            if error.reason == "unknown model":
+                hint = did_you_mean(model, [*CATALOGUE, *builders])
+                raise OptionError(f"unknown model {model!r}; {hint}") from None
+            raise
+        old, card = load_detector(path)
+        changed = {"num_classes": len(class_map), **({} if size_hw is None else {"size_hw": list(size_hw)})}
+        detector = create_model(card.builder, **{**card.arguments, **changed})
+        preprocess = replace(card.preprocess, size_hw=detector.spec.preprocess.size_hw)
+        detector.spec = replace(old.spec, num_classes=len(class_map), preprocess=preprocess)
+        table, carried = _transfer(old, detector, card.class_map, class_map)
+        source, licence = card.name, card.licence
+    if anchors is not None:
+        wanted, given = detector.spec.anchors.boxes_per_cell, anchors.boxes_per_cell
+        if wanted != given:
+            raise OptionError(f"default boxes per cell {given} for heads with {wanted}; fit them to this model")
+        detector.spec = replace(detector.spec, anchors=anchors)
+    if nms_iou is not None:
+        detector.spec = replace(detector.spec, postprocess=replace(detector.spec.postprocess, nms_iou=nms_iou))
+    return Start(detector, tuple(table), carried, source, licence)
+
+
+def _transfer(
+    old: Detector, new: Detector, old_classes: ClassMap, new_classes: ClassMap
+) -> tuple[list[Part], tuple[str, ...]]:
+    """Copy what fits, by class name where the class head is concerned."""
+    if old_classes.names == new_classes.names:
+        new.load_state_dict(old.state_dict())
+        return [Part(name, *_count(part), "loaded") for name, part in _parts(new)], new_classes.names
+    targets = map_classes(old_classes, new_classes).targets
+    rows = {goal: row for row, goal in enumerate(targets) if goal is not None}
+    final = {id(p) for layer in _class_layers(new) for p in layer.parameters(recurse=False)}
+    fresh = {key for key, value in new.named_parameters() if id(value) in final}
+    state = {key: value for key, value in old.state_dict().items() if key not in fresh}
+    new.load_state_dict({**{key: new.state_dict()[key] for key in fresh}, **state})
+    background = new.spec.outputs_per_box - len(new_classes)  # the first row under softmax
+    shifted = {0: 0} if background else {}
+    shifted |= {goal + background: row + background for goal, row in rows.items()}
+    for before, after in zip(_class_layers(old), _class_layers(new), strict=True):
+        _carry(before, after, shifted, old.spec.outputs_per_box, new.spec.outputs_per_box)
+    carried = tuple(name for i, name in enumerate(new_classes.names) if i in rows)
+    table = [Part(name, *_count(part, without=final), "loaded") for name, part in _parts(new)]
+    layers = _class_layers(new)
+    per_class = sum(layer.weight.numel() + layer.out_channels for layer in layers) // new.spec.outputs_per_box
+    for count, fate in (
+        (background, "loaded (background)"),
+        (len(carried), "carried by class name: " + ", ".join(carried)),
+        (
+            len(new_classes) - len(carried),
+            "initialised: " + ", ".join(n for n in new_classes.names if n not in carried),
+        ),
+        (len(old_classes) - len(rows), "left behind: classes that the data has not"),
+    ):
+        if count:
+            table.append(Part(f"{count} rows of the class head", 2 * len(layers), count * per_class, fate))
+    return table, carried
+
+
+def _carry(before: nn.Conv2d, after: nn.Conv2d, rows: dict[int, int], old_width: int, new_width: int) -> None:
+    """Copy rows of a box-major class layer: `rows` maps a row of a box's `new_width` to one of its `old_width`."""
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            source: Tensor = getattr(before, name)
+            goal: Tensor = getattr(after, name)
+            source_rows = source.view(-1, old_width, *source.shape[1:])
+            goal_rows = goal.view(-1, new_width, *goal.shape[1:])
+            for new_row, old_row in rows.items():
+                goal_rows[:, new_row] = source_rows[:, old_row]
+
+
+def _class_layers(detector: Detector) -> list[nn.Conv2d]:
+    """The last layer of every class branch."""
+    layers: list[nn.Conv2d] = []
+    for head in detector.heads:
+        for branch in head.logits:  # type: ignore[union-attr]
+            layers.append(branch if isinstance(branch, nn.Conv2d) else branch[-1])
+    return layers
+
+
+def _parts(detector: Detector) -> Iterator[tuple[str, nn.Module]]:
+    yield "backbone and extra levels", detector.features
+    if detector.neck is not None:
+        yield "neck", detector.neck
+    yield "heads", detector.heads
+
+
+def _count(part: nn.Module, *, without: set[int] = frozenset()) -> tuple[int, int]:  # type: ignore[assignment]
+    kept = [p for p in part.parameters() if id(p) not in without]
+    return len(kept), sum(p.numel() for p in kept)
