@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from multibox.core.loss import Focal, MultiboxLosses, multibox_loss
-from multibox.core.matching import MatchOptions
+from multibox.core.matching import MatchOptions, match
 from multibox.data import Dataset
 from multibox.models.detector import Detector
 from multibox.training.checkpoint import load_state, optimizer_tensors, restore_optimizer, save_state
@@ -24,12 +24,14 @@ from multibox.training.evaluate import evaluate
 from multibox.training.failures import TrainingError, is_out_of_memory, memory_error, nonfinite_error
 from multibox.training.loader import Batch, EpochBatches, TrainingPictures, make_loader, to_network
 from multibox.training.optim import Ema, learning_rate, make_optimizer, set_training
+from multibox.training.pictures import draw_batch
 
 __all__ = ["AUTOCAST", "EpochRow", "Observer", "Progress", "StepRecord", "Trainer"]
 
 AUTOCAST = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 STOP_CHECK = 10  # steps after which several processes ask each other whether to stop
 EVALUATION_BATCH = 16
+SAMPLES = 3  # batches drawn
 
 
 @dataclass
@@ -191,6 +193,8 @@ class Trainer:
         for batch in self.loader:
             waited = time.perf_counter() - mark
             self._note_failures(batch)
+            if progress.epoch == 0 and progress.step < SAMPLES:
+                self._draw(batch)
             losses = self.try_step(batch)
             progress.step += 1
             moved = progress.step % self.config.optim.accumulate == 0 or progress.step == len(self.batches)
@@ -204,6 +208,25 @@ class Trainer:
                 self.save()
         self._finish_epoch(time.perf_counter() - started)
         return not self._should_stop(0)
+
+    def _draw(self, batch: Batch) -> None:
+        """A look at what is learnt from."""
+        if not (self.config.run.plots and self.processes.writes):
+            return
+        anchors = self.anchors.cpu()
+        sheet = draw_batch(
+            batch,
+            match(anchors, batch.targets, options=self.matching),
+            anchors,
+            self.pictures.annotations.class_map,
+        )
+        sheet.save(self.folder / f"batch-{self.progress.step + 1}.jpg", quality=90)
+
+    @property
+    def matching(self) -> MatchOptions:
+        """How default boxes are given to objects."""
+        overlap = self.config.loss.match_iou
+        return MatchOptions(positive_threshold=overlap, negative_threshold=overlap)
 
     def _should_stop(self, step: int) -> bool:
         if self.processes.world > 1 and step % STOP_CHECK:
@@ -223,7 +246,7 @@ class Trainer:
             targets,
             activation=spec.postprocess.activation,
             negative_ratio=options.negative_ratio,
-            matching=MatchOptions(positive_threshold=options.match_iou, negative_threshold=options.match_iou),
+            matching=self.matching,
             variances=spec.variances,
             localization_weight=options.box_weight,
             focal=Focal(options.focal_gamma, options.focal_alpha) if options.class_loss == "focal" else None,

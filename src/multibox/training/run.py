@@ -21,7 +21,7 @@ from multibox.classes import ClassMap
 from multibox.data import DataError, Dataset, read_dataset
 from multibox.data.records import ImageRecord
 from multibox.data.transforms import Transform
-from multibox.errors import MultiboxError, OptionError
+from multibox.errors import MissingDependencyError, MultiboxError, OptionError
 from multibox.images import picture_size_hw
 from multibox.models.detector import Detector
 from multibox.training.config import TrainConfig, from_toml, to_toml
@@ -30,6 +30,7 @@ from multibox.training.distributed import Processes, processes
 from multibox.training.loader import TrainingPictures, open_cache
 from multibox.training.loop import Observer, Trainer
 from multibox.training.optim import freeze
+from multibox.training.pictures import draw_curves
 from multibox.training.transfer import Start, start_from
 from multibox.weights.store import make_card, save_detector
 
@@ -165,6 +166,11 @@ def _run(config: TrainConfig, folder: Path, transforms: Sequence[Transform], *, 
             trainer.observers += _observers(config, folder, trainer)
         with _stopping(trainer, say):
             finished = trainer.run()
+        if others.writes and config.run.plots and trainer.progress.history:
+            try:
+                draw_curves(trainer.progress.history, folder / "results.png")
+            except MissingDependencyError as error:
+                say(f"no curves: {error}")
         if not finished:
             where = f"epoch {progress.epoch + 1}, step {progress.step}"
             say(f"stopped and saved in {where}; go on with: multibox train --resume {folder}")
