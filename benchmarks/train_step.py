@@ -115,7 +115,7 @@ def throughput(arguments: argparse.Namespace) -> None:
     from multibox.training.config import TrainConfig, merge
     from multibox.training.run import train
 
-    builder, side = OURS[arguments.model]
+    builder = OURS[arguments.model][0]
     options = {
         "data": arguments.throughput,
         "model": builder,

@@ -59,6 +59,8 @@ class AugmentOptions:
     """How much to augment. The defaults are those of the released Caffe code of SSD.
 
     Args:
+        mosaic: probability that three random pictures are laid beside this one first (see `mosaic`; not in SSD). It is
+            for whoever has the other pictures to do: `augment` sees one picture and leaves it alone.
         flip: probability of a horizontal flip.
         flip_vertical: probability of a vertical flip.
         photometric: probability that colours are distorted at all; then each of the four distortions has one of 0.5.
@@ -81,6 +83,7 @@ class AugmentOptions:
         OptionError: a value out of range.
     """
 
+    mosaic: float = 0.0
     flip: float = 0.5
     flip_vertical: float = 0.0
     photometric: float = 1.0
@@ -97,7 +100,7 @@ class AugmentOptions:
     interpolation: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("flip", "flip_vertical", "photometric", "zoom_out", "crop", "interpolation"):
+        for name in ("mosaic", "flip", "flip_vertical", "photometric", "zoom_out", "crop", "interpolation"):
             _require_number(name, getattr(self, name), 0.0, 1.0, "a probability; 0 turns it off")
         _require_number("brightness", self.brightness, 0.0, 255.0, "an amount of grey levels; 0 turns it off")
         for name in ("contrast", "saturation"):

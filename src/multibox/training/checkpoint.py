@@ -62,7 +62,10 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise ModelFileError(str(path), "no such file", "give the run folder whose weights/ holds the state of a run")
+        remedy = (
+            "give the run folder whose weights/ holds the state of a run, or start anew with its config.toml as recipe"
+        )
+        raise ModelFileError(str(path), "no such file", remedy)
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(STATE_KEY)

@@ -241,7 +241,7 @@ class OptimOptions:
         return parts
 
 
-Amp = Literal["none", "bf16", "fp16"]
+Amp = Literal["none", "auto", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,8 @@ class RunOptions:
         device: cpu, cuda, cuda:1 …
         seed: of everything random.
         deterministic: only operations that give the same bits again; slower on a GPU.
-        amp: compute in half precision: bf16 or fp16.
+        amp: compute in half precision: bf16, fp16 (GPUs only), or bf16 where the processor has instructions for it
+            ("auto"). Losses, averages and validation are in float32 always.
         compile: compile the network first (torch.compile).
         val_every: epochs between validations; the last epoch is always validated.
         patience: validations without a better one after which the run ends; 0 for never.

@@ -52,7 +52,6 @@ def evaluate(
     processes: Processes,
     batch: int,
     workers: int,
-    autocast: torch.dtype | None = None,
 ) -> tuple[CocoResult, EvaluationSet] | None:
     """COCO's numbers of a detector in evaluation mode; None in processes other than the first."""
     spec = detector.spec
@@ -69,8 +68,7 @@ def evaluate(
             continue
         images = torch.stack([image for _, image, _ in usable]).to(processes.device)
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(processes.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-            last = detector(images)[-1]
+        last = detector(images)[-1]  # in float32 whatever training computes in, as the model will be used
         offsets, logits = last.offsets.float().cpu().numpy(), last.logits.float().cpu().numpy()
         for row, (number, _, geometry) in enumerate(usable):
             unit_xyxy, scores, labels = postprocess_np(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from multibox.data import Dataset
 from multibox.errors import MultiboxError
 from multibox.training.loader import Batch
 
-__all__ = ["TrainingError", "is_out_of_memory", "memory_error", "nonfinite_error"]
+__all__ = ["TrainingError", "explained", "is_out_of_memory", "memory_error", "nonfinite_error"]
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")
 
@@ -51,7 +52,7 @@ def nonfinite_error(
             if not math.isfinite(loss_of(alone._replace(targets=(_one(target, i),))))
         ]
         path = str(annotations.picture_path(number))
-        stem = f"step-{step}-{Path(path).stem}"
+        stem = f"step-{step}-{Path(path).stem}-{number}"
         Image.fromarray(np.asarray(batch.pixels[row].cpu())).save(folder / f"{stem}.png")
         content: dict[str, Any] = {
             "picture": path,
@@ -69,7 +70,7 @@ def nonfinite_error(
         )
     shown = ", ".join(guilty[:4]) + (f" and {len(guilty) - 4} more" if len(guilty) > 4 else "")
     if len(guilty) == len(batch.numbers):
-        advice = "it is so for every picture, so the weights have diverged: resume with a smaller lr0 or clip_norm"
+        advice = "it is so for every picture, so the weights have diverged: start anew with a smaller lr0 or clip_norm"
     else:
         advice = "look at these pictures and their boxes (`multibox check` may say more), or leave them out"
     return TrainingError(f"the loss of step {step} is not finite for {shown}; written to {folder}; {advice}")
@@ -85,11 +86,34 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
-def memory_error(error: BaseException, *, batch: int, fitting: int | None) -> TrainingError:
-    """What to do about it; `fitting` is the batch that was found to fit, None where nothing is known."""
-    smaller = max(1, batch // 2) if fitting is None else fitting
-    found = "try" if fitting is None else "it was tried and fits:"
-    advice = f"{found} batch={smaller} with accumulate={max(1, round(batch / smaller))} learns the same"
-    if smaller >= batch:
+def memory_error(error: BaseException, *, batch: int, accumulate: int) -> TrainingError:
+    """What to do about it."""
+    smaller = max(1, batch // 2)
+    advice = f"start anew with batch={smaller} accumulate={accumulate * round(batch / smaller)}, which learns the same"
+    if smaller == batch:
         advice = "use a smaller imgsz or a smaller model"
-    return TrainingError(f"out of memory with batch={batch} ({str(error).splitlines()[0]}); {advice}")
+    return TrainingError(f"out of memory with batch={batch} ({_first_line(error)}); {advice}")
+
+
+def explained(error: BaseException, *, batch: int, accumulate: int, saved: str) -> TrainingError | None:
+    """An error of a library in the user's terms; None where it is none that is expected.
+
+    Args:
+        error: what was raised while training.
+        batch, accumulate: of the run.
+        saved: what was saved, and how to go on.
+    """
+    text = str(error)
+    if "DataLoader worker" not in text:
+        return memory_error(error, batch=batch, accumulate=accumulate) if is_out_of_memory(error) else None
+    ours = re.search(r"^multibox\.[\w.]+: (.+)", text, re.MULTILINE | re.DOTALL)  # raised in the worker, on purpose
+    if ours is not None:
+        return TrainingError(ours[1].strip())
+    if text.startswith("Caught ") and not is_out_of_memory(error):
+        return None
+    advice = "often memory has run out: use fewer workers, or cache=none"
+    return TrainingError(f"a process that reads pictures has ended ({_first_line(error)}); {advice}; {saved}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")

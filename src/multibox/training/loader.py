@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from multibox.core.structures import Target
 from multibox.data import Dataset as Annotations
-from multibox.data.transforms import AugmentOptions, Sample, Transform, augment, check_sample, resized
+from multibox.data.transforms import AugmentOptions, Sample, Transform, augment, check_sample, mosaic, resized
 from multibox.errors import ImageError
 from multibox.images import read_picture
 from multibox.preprocess import Preprocess
@@ -168,7 +168,24 @@ class TrainingPictures(Dataset[tuple[NDArray[np.uint8], NDArray[Any], int, tuple
         means = spec.mean if spec.colour_order == "RGB" else spec.mean[::-1]
         if self.options is None:
             return resized(sample, size_hw=spec.size_hw, coordinates=spec.coordinates)
+        if self.options.mosaic and rng.random() < self.options.mosaic:
+            four = [sample, *self._others(rng)]
+            height, width = (2 * side for side in spec.size_hw)  # so that a crop of it has pixels to show
+            sample = mosaic(four, rng, size_hw=(height, width), fill_rgb=means, coordinates=spec.coordinates)
         return augment(sample, rng, self.options, size_hw=spec.size_hw, fill_rgb=means, coordinates=spec.coordinates)
+
+    def _others(self, rng: np.random.Generator) -> Iterator[Sample]:
+        """Three more pictures; one that cannot be read is passed over here and reported when its own turn comes."""
+        found = 0
+        for number in rng.integers(len(self), size=NEIGHBOURS).tolist():
+            try:
+                sample = self.sample(number)
+            except ImageError:
+                continue
+            yield sample
+            found += 1
+            if found == 3:
+                return
 
 
 def collate(items: Sequence[tuple[Sample, int, tuple[tuple[str, str], ...]]]) -> Batch:

@@ -34,7 +34,7 @@ def _import(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise MissingDependencyError(package, f"logging to {package}", "loggers") from None
+        raise MissingDependencyError(package, f"logging to {package}", package) from None
 
 
 class _Numbers:

@@ -13,15 +13,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from multibox.core.loss import Focal, MultiboxLosses, multibox_loss
+from multibox.anchors import anchors_digest
+from multibox.core.loss import Focal, MultiboxLosses, at_least_one, multibox_loss
 from multibox.core.matching import MatchOptions, match
+from multibox.core.structures import Raw, Target
 from multibox.data import Dataset
+from multibox.errors import MultiboxError
 from multibox.models.detector import Detector
 from multibox.training.checkpoint import load_state, optimizer_tensors, restore_optimizer, save_state
 from multibox.training.config import TrainConfig
 from multibox.training.distributed import Processes
 from multibox.training.evaluate import evaluate
-from multibox.training.failures import TrainingError, is_out_of_memory, memory_error, nonfinite_error
+from multibox.training.failures import TrainingError, explained, is_out_of_memory, memory_error, nonfinite_error
 from multibox.training.loader import Batch, EpochBatches, TrainingPictures, make_loader, to_network
 from multibox.training.optim import Ema, learning_rate, make_optimizer, set_training
 from multibox.training.pictures import draw_batch
@@ -57,7 +60,7 @@ class Progress:
     since_best: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-    partial: list[float] = field(default_factory=lambda: [0.0] * 6)  # sums of the epoch under way, see _Sums
+    partial: list[float] = field(default_factory=lambda: [0.0] * 6)  # sums over the epoch under way, see `_record`
 
 
 EpochRow = dict[str, Any]
@@ -142,7 +145,7 @@ class Trainer:
         )
         self.progress = Progress()
         self.stop_requested = False
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved = time.monotonic(), "nothing was saved"
 
     @property
     def state_path(self) -> Path:
@@ -164,24 +167,38 @@ class Trainer:
         return -(-len(self.batches) // self.config.optim.accumulate)
 
     def run(self) -> bool:
-        """Train to the end, or until asked to stop; whether the end was reached."""
-        ended = self._run()
-        for observer in self.observers:
-            observer.on_end()
-        return ended
+        """Train to the end, or until asked to stop; whether the end was reached.
+
+        Raises:
+            TrainingError: a step could not be computed, or a worker process ended.
+        """
+        optim = self.config.optim
+        try:
+            if self.progress == Progress():
+                self.save()  # so that a run can go on from the first moment
+            return self._run()
+        except (RuntimeError, MemoryError, MultiboxError) as error:
+            found = explained(error, batch=optim.batch, accumulate=optim.accumulate, saved=self._saved)
+            if found is None:
+                raise
+            raise found from None
+        finally:
+            for observer in self.observers:
+                observer.on_end()
 
     def _run(self) -> bool:
-        patience = self.config.run.patience
-        while self.progress.epoch < self.config.optim.epochs:
-            if not self._epoch():
+        while self.progress.epoch < self.config.optim.epochs and not self._patience_is_over:
+            if not self._epoch() and self.progress.epoch < self.config.optim.epochs:
                 self.save()
                 return False
-            if patience and self.progress.since_best >= patience:
-                self._note(
-                    f"no better validation for {patience} times; the best was after epoch {self.progress.best_epoch}"
-                )
-                break
+        if self._patience_is_over:
+            since, best = self.progress.since_best, self.progress.best_epoch
+            self._note(f"no better validation for {since} times; the best was after epoch {best}")
         return True
+
+    @property
+    def _patience_is_over(self) -> bool:
+        return 0 < self.config.run.patience <= self.progress.since_best
 
     def _epoch(self) -> bool:
         """One epoch from wherever it stands, its validation and its save; False when asked to stop."""
@@ -235,11 +252,15 @@ class Trainer:
 
     def losses(self, batch: Batch) -> MultiboxLosses:
         """Forward pass and loss of a batch."""
-        device, spec, options = self.processes.device, self.detector.spec, self.config.loss
+        device = self.processes.device
         pixels = batch.pixels.to(device, non_blocking=True)
         targets = [target.to(device, non_blocking=True) for target in batch.targets]
         with torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            raw = self.network(to_network(pixels, spec.preprocess))
+            raw = self.network(to_network(pixels, self.detector.spec.preprocess))
+        return self._loss(raw, targets, self.processes.positives)
+
+    def _loss(self, raw: Raw, targets: list[Target], normaliser: Callable[[Tensor], Tensor]) -> MultiboxLosses:
+        spec, options = self.detector.spec, self.config.loss
         return multibox_loss(
             raw,
             self.anchors,
@@ -251,7 +272,7 @@ class Trainer:
             localization_weight=options.box_weight,
             focal=Focal(options.focal_gamma, options.focal_alpha) if options.class_loss == "focal" else None,
             box_loss=options.box_loss,
-            normaliser=self.processes.positives,
+            normaliser=normaliser,
         )
 
     def try_step(self, batch: Batch) -> MultiboxLosses:
@@ -265,7 +286,8 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            found = memory_error(error, batch=self.config.optim.batch, fitting=None)
+            optim = self.config.optim
+            found = memory_error(error, batch=optim.batch, accumulate=optim.accumulate)
         raise found  # outside the handler, so that the failed step's tensors are released
 
     def _step(self, batch: Batch) -> MultiboxLosses:
@@ -280,10 +302,9 @@ class Trainer:
         @torch.no_grad()
         def loss_of(part: Batch) -> float:
             self.detector.eval()  # batch normalisation refuses a single picture in training mode
-            spec, device = self.detector.spec, self.processes.device
-            raw = self.detector(to_network(part.pixels.to(device), spec.preprocess))
-            targets = [target.to(device) for target in part.targets]
-            return float(multibox_loss(raw, self.anchors, targets, activation=spec.postprocess.activation).total)
+            device = self.processes.device
+            raw = self.detector(to_network(part.pixels.to(device), self.detector.spec.preprocess))
+            return float(self._loss(raw, [target.to(device) for target in part.targets], at_least_one).total)
 
         step = self.progress.epoch * len(self.batches) + self.progress.step
         return nonfinite_error(batch, self.pictures.annotations, self.folder / "nonfinite", step=step, loss_of=loss_of)
@@ -300,7 +321,7 @@ class Trainer:
             if self.autocast is not torch.float16 and not torch.isfinite(norm):  # in fp16 the scaler skips the step
                 raise TrainingError(
                     f"the gradient of update {self.progress.updates} is not finite; no weight was changed by it; "
-                    "resume with more precision (amp=none), or start anew with a smaller lr0"
+                    "start anew with a smaller lr0, or with more precision (amp=none)"
                 )
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -331,9 +352,12 @@ class Trainer:
 
     def _note_failures(self, batch: Batch) -> None:
         for path, reason in batch.failures:
-            if path not in self.progress.skipped:
-                self.progress.skipped[path] = reason
-                self._note(f"{path} {reason}; another picture takes its place")
+            self._skip(path, f"{reason}; another picture takes its place")
+
+    def _skip(self, path: str, reason: str) -> None:
+        if path not in self.progress.skipped:
+            self.progress.skipped[path] = reason
+            self._note(f"{path}: {reason}")
 
     def _note(self, text: str) -> None:
         for observer in self.observers:
@@ -341,6 +365,9 @@ class Trainer:
 
     def _finish_epoch(self, elapsed: float) -> None:
         progress, config = self.progress, self.config
+        for skipped in self.processes.gather(progress.skipped):
+            for path, reason in skipped.items():
+                self._skip(path, reason)
         classification, localization, positives, waited, seconds, seen = self.processes.sum(progress.partial)
         steps = len(self.batches) * self.processes.world
         # Each process's part is its sum over the common divisor times their number, so their mean is the whole.
@@ -358,7 +385,7 @@ class Trainer:
         }
         progress.epoch, progress.step, progress.partial = progress.epoch + 1, 0, [0.0] * len(progress.partial)
         last = progress.epoch == config.optim.epochs
-        better = True
+        better = self.validation is None
         if self.validation is not None and (last or progress.epoch % config.run.val_every == 0):
             better = self._validate(row)
         progress.history.append(row)
@@ -377,11 +404,12 @@ class Trainer:
             processes=self.processes,
             batch=EVALUATION_BATCH,
             workers=self.config.data.workers,
-            autocast=self.autocast,
         )
         number = 0.0
         if result is not None:
-            numbers = result[0]
+            numbers = result.numbers
+            for path, reason in result.failures:
+                self._skip(path, f"{reason}; it is in no number of the validation")
             row.update(AP=numbers.ap, AP50=numbers.ap50, AP75=numbers.ap75)
             number = 0.0 if numbers.ap is None else numbers.ap
         row["val_seconds"] = time.perf_counter() - started
@@ -401,21 +429,25 @@ class Trainer:
         tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in self.detector.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.average.items()}
         tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
+        if self.progress.step == 0 and self.progress.history:
+            # Before the state, so that a run killed in between computes the epoch's end again.
+            self.averaged.load_state_dict(self.ema.state())
+            for name in ("last", "best") if best else ("last",):
+                path = self.folder / "weights" / f"{name}.safetensors"
+                self._save_weights(path, self.averaged, self.progress.history[-1])
         tensors["random.cpu"] = torch.get_rng_state()
         if self.processes.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.processes.device)
         state = {
             **vars(self.progress),
             "data_sha256": self.fingerprint,
+            "anchors_sha256": anchors_digest(self.anchors.cpu().numpy()),
             "ema_updates": self.ema.updates,
             "scaler": self.scaler.state_dict(),
         }
         save_state(self.state_path, tensors, state)
-        if self.progress.step == 0:
-            self.averaged.load_state_dict(self.ema.state())
-            row = self.progress.history[-1] if self.progress.history else {}
-            for name in ("last", "best") if best else ("last",):
-                self._save_weights(self.folder / "weights" / f"{name}.safetensors", self.averaged, row)
+        where = f"epoch {self.progress.epoch + 1}, step {self.progress.step}"
+        self._saved = f"saved in {where}; go on with: multibox train --resume {self.folder}"
 
     def restore(self) -> None:
         """Go on from the saved state.
@@ -428,6 +460,9 @@ class Trainer:
         if state.pop("data_sha256") != self.fingerprint:
             data = self.config.data.data
             raise TrainingError(f"{data} is not what {self.folder} was started with; restore it, or start a new run")
+        if state.pop("anchors_sha256") != anchors_digest(self.anchors.cpu().numpy()):
+            reason = "the default boxes are not those that"
+            raise TrainingError(f"{reason} {self.folder} was started with; restore model= and anchors=, or start anew")
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -444,6 +479,12 @@ class Trainer:
         if scaler:
             self.scaler.load_state_dict(scaler)
         self.progress = Progress(**state)
+        last = max(0, self.progress.updates - 1)
+        rate = learning_rate(self.config.optim, step=last, steps_per_epoch=self.updates_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        for partial in self.state_path.parent.glob("*.partial"):
+            partial.unlink(missing_ok=True)
 
 
 def is_number(value: Any) -> bool:

@@ -116,6 +116,7 @@ def prepared(config: TrainConfig, folder: Path, transforms: Sequence[Transform] 
         if config.optim.batch % others.world:
             raise OptionError(f"batch={config.optim.batch} is not a multiple of the {others.world} processes")
         say = _speaker(config, others)
+        config = _with_precision(config, others.device)
         learnt, validated = _data(config, say)
         start = _start(config, learnt, say)
         if config.model.freeze:
@@ -161,7 +162,7 @@ def _run(config: TrainConfig, folder: Path, transforms: Sequence[Transform], *, 
             progress = trainer.progress
             say(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
         elif others.writes:
-            (folder / CONFIG_NAME).write_text(to_toml(config), encoding="utf-8")
+            (folder / CONFIG_NAME).write_text(to_toml(trainer.config), encoding="utf-8")
         if others.writes:
             trainer.observers += _observers(config, folder, trainer)
         with _stopping(trainer, say):
@@ -179,6 +180,17 @@ def _run(config: TrainConfig, folder: Path, transforms: Sequence[Transform], *, 
 
 
 Say = Callable[[str], None]
+
+
+def _with_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """The configuration with amp=auto decided, so that a resumed run computes as it began."""
+    if config.run.amp != "auto":
+        return config
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return replace(config, run=replace(config.run, amp="bf16" if fast else "none"))
 
 
 def _speaker(config: TrainConfig, others: Processes) -> Say:
