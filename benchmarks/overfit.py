@@ -3,7 +3,8 @@
     python benchmarks/overfit.py DATA [--model ssd300_vgg16] [--pictures 8] [key=value …]
 
 Takes the first pictures of a data set that have objects, trains on them without augmentation and prints AP50 on these
-same pictures. That says nothing about new pictures; it shows that boxes, matching, loss and post-processing fit together.
+same pictures. That says nothing about new pictures; it shows that boxes, matching, loss and post-processing fit
+together.
 """
 
 from __future__ import annotations

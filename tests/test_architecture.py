@@ -14,11 +14,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "multibox"
 # Layer of each part. A module imports parts of lower layers, its own part, and what SIDEWAYS allows.
 LAYERS = {
     **dict.fromkeys(["errors", "classes", "anchors", "preprocess", "postprocess", "images"], 0),
-    **dict.fromkeys(["detections", "drawing", "sources", "card", "catalogue"], 0),
+    **dict.fromkeys(["detections", "drawing", "sources", "card", "catalogue", "cpus", "quiet"], 0),
     "core": 1,
     **dict.fromkeys(["models", "data", "evaluation"], 2),
     **dict.fromkeys(["weights", "training", "export", "runtime", "explain"], 3),
-    **dict.fromkeys(["serve", "validation"], 4),
+    **dict.fromkeys(["serve", "validation", "verification", "benchmarking"], 4),
     **dict.fromkeys(["cli", "__init__"], 5),
     "__main__": 6,
 }
@@ -27,6 +27,7 @@ SIDEWAYS = {
     "export": {"weights"},
     "runtime": {"weights"},  # its eager engine only
     "explain": {"runtime"},
+    "verification": {"validation"},
 }
 # Layers 0 and the base-install engines load nothing heavy, wherever the import stands.
 BASE_ONLY = {"numpy", "PIL", "onnxruntime", "click", "multibox"}

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -6,7 +8,9 @@ from hypothesis import strategies as st
 from multibox.core.boxes import (
     area_xyxy,
     clip_xyxy,
+    complete_iou,
     cxcywh_to_xyxy,
+    generalised_iou,
     ioa_matrix,
     iou_matrix,
     xyxy_to_cxcywh,
@@ -110,3 +114,66 @@ def test_clip_leaves_its_argument_alone():
     assert clip_xyxy(boxes_xyxy, (20.0, 1.5)).tolist() == [[0, 0, 20, 1.5], [3, 1, 4, 1.5]]
     assert clip_xyxy(boxes_xyxy).tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
     assert boxes_xyxy.equal(before)
+
+
+sides = st.floats(1 / 64, 2, width=32)
+visible_box = st.tuples(coordinates, coordinates, sides, sides).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+pairs = st.lists(st.tuples(visible_box, visible_box), min_size=1, max_size=5)
+
+
+def hull_of(a, b):
+    return (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3]))
+
+
+def generalised_of(a, b):
+    union = area_of(a) + area_of(b) - overlap_of(a, b)
+    return iou_of(a, b) - (area_of(hull_of(a, b)) - union) / area_of(hull_of(a, b))
+
+
+def complete_of(a, b):
+    """Zheng et al., 2020, equations 7 to 11."""
+    centres = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) for box in (a, b)]
+    hull = hull_of(a, b)
+    distance = math.dist(*centres) ** 2 / math.dist(hull[:2], hull[2:]) ** 2
+    shapes = [math.atan((box[2] - box[0]) / (box[3] - box[1])) for box in (a, b)]
+    aspect = 4 / math.pi**2 * (shapes[0] - shapes[1]) ** 2
+    weight = aspect / (1 - iou_of(a, b) + aspect) if aspect else 0.0
+    return iou_of(a, b) - distance - weight * aspect
+
+
+@pytest.mark.parametrize(("measure", "of_two"), [(generalised_iou, generalised_of), (complete_iou, complete_of)])
+@given(drawn=pairs)
+def test_overlaps_of_pairs_are_those_of_the_papers(measure, of_two, drawn):
+    a_xyxy, b_xyxy = (torch.tensor(boxes, dtype=torch.float64) for boxes in zip(*drawn, strict=True))
+    found = measure(xyxy_to_cxcywh(a_xyxy), xyxy_to_cxcywh(b_xyxy))
+    expected = [of_two(a, b) for a, b in zip(a_xyxy.tolist(), b_xyxy.tolist(), strict=True)]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("measure", [generalised_iou, complete_iou])
+@given(drawn=pairs)
+def test_overlaps_of_pairs_are_between_their_limits(measure, drawn):
+    a, b = (xyxy_to_cxcywh(torch.tensor(boxes)) for boxes in zip(*drawn, strict=True))
+    torch.testing.assert_close(measure(a, a), torch.ones(len(a)))
+    assert ((measure(a, b) >= (-1 if measure is generalised_iou else -2) - 1e-5) & (measure(a, b) <= 1 + 1e-5)).all()
+    torch.testing.assert_close(measure(a, b), measure(b, a))
+
+
+@pytest.mark.parametrize("measure", [generalised_iou, complete_iou])
+def test_boxes_that_are_apart_are_drawn_together(measure):
+    found = torch.tensor([[0.2, 0.2, 0.1, 0.1]], requires_grad=True)
+    truth = torch.tensor([[0.8, 0.7, 0.1, 0.2]])
+    near = measure(found + torch.tensor([[0.1, 0.1, 0.0, 0.0]]), truth)
+    assert near > measure(found, truth)
+    measure(found, truth).sum().backward()
+    assert (found.grad[0, :2] > 0).all()
+
+
+@pytest.mark.parametrize("measure", [generalised_iou, complete_iou])
+@pytest.mark.parametrize("size", [0.0, 1e-20, 1e-6, 1e4, 1e8])
+def test_overlaps_of_hostile_pairs_are_finite(measure, size):
+    found = (size * torch.tensor([[0.5, 0.5, 1.0, 1.0], [-3.0, 2.0, 0.0, 1.0], [0.5, 0.5, 1.0, 0.0]])).requires_grad_()
+    truth = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 1e-6, 1e-6], [0.5, 0.5, 1.0, 1e-6]])
+    measure(found, truth).sum().backward()
+    assert measure(found, truth).isfinite().all()
+    assert found.grad.isfinite().all()

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from multibox.core.boxes import xyxy_to_cxcywh
+from multibox.core.boxes import complete_iou, generalised_iou, xyxy_to_cxcywh
 from multibox.core.codec import decode, encode
-from multibox.core.loss import MultiboxLosses, hard_negatives, multibox_loss
+from multibox.core.loss import Focal, MultiboxLosses, at_least_one, hard_negatives, multibox_loss
 from multibox.core.matching import Matches, MatchOptions, match
 from multibox.core.structures import Stage, Target
 from multibox.errors import ContractError, OptionError
@@ -290,3 +290,123 @@ def test_impossible_options_are_refused(options, message):
 def test_the_result_has_names():
     losses = MultiboxLosses(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3))
     assert losses.total == 3.0
+
+
+def focal_of(logit, wanted, gamma, alpha):
+    """Lin et al., 2017, equation 5, of one score."""
+    p = 1 / (1 + math.exp(-logit))
+    right, weight = (p, alpha) if wanted else (1 - p, 1 - alpha)
+    return -weight * (1 - right) ** gamma * math.log(right)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.25), (0.0, 0.5), (0.5, 0.9), (5.0, 0.0)])
+def test_focal_loss_is_that_of_plain_loops(batch, gamma, alpha):
+    targets, anchors_cxcywh = BATCHES[batch], anchors(60)
+    stage = random_stage(len(targets), 60, CLASSES)
+    losses = multibox_loss((stage,), anchors_cxcywh, targets, activation="sigmoid", focal=Focal(gamma, alpha))
+    matches, expected = match(anchors_cxcywh, targets), 0.0
+    for b, target in enumerate(targets):
+        for a, logits in enumerate(stage.logits[b].tolist()):
+            if matches.positive[b, a] or matches.negative[b, a]:
+                label = int(target.labels[matches.truth_index[b, a]]) if matches.positive[b, a] else -1
+                expected += sum(focal_of(v, k == label, gamma, alpha) for k, v in enumerate(logits))
+    positives = int(matches.positive.sum())
+    assert losses.classification.item() == pytest.approx(expected / max(1, positives), rel=1e-5)
+    plain = multibox_loss((stage,), anchors_cxcywh, targets, activation="sigmoid")
+    torch.testing.assert_close(losses.localization, plain.localization)
+    assert losses.positives == plain.positives == positives
+
+
+def test_focal_loss_without_focus_is_half_of_all_cross_entropy():
+    stage, anchors_cxcywh = random_stage(3, 60, CLASSES), anchors(60)
+    focal = multibox_loss(
+        (stage,), anchors_cxcywh, BATCHES["mixed"], activation="sigmoid", focal=Focal(gamma=0.0, alpha=0.5)
+    )
+    mined = multibox_loss((stage,), anchors_cxcywh, BATCHES["mixed"], activation="sigmoid", min_negatives=60)
+    torch.testing.assert_close(2 * focal.classification, mined.classification)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 2.0, 7.5])
+@pytest.mark.parametrize("size", [0.0, 100.0, 1e5, 1e20])
+def test_focal_loss_of_hostile_predictions_is_finite(gamma, size):
+    stage = Stage(*((size * t.detach()).requires_grad_() for t in random_stage(3, 60, CLASSES)))
+    losses = multibox_loss((stage,), anchors(60), BATCHES["mixed"], activation="sigmoid", focal=Focal(gamma))
+    losses.classification.backward()
+    assert losses.classification.isfinite()
+    assert stage.logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("box_loss", "measure"), [("giou", generalised_iou), ("ciou", complete_iou)])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_box_losses_on_overlaps_are_those_of_plain_loops(batch, box_loss, measure):
+    targets, anchors_cxcywh, variances = BATCHES[batch], anchors(60), (0.2, 0.1, 0.3, 0.2)
+    stage = random_stage(len(targets), 60, CLASSES + 1)
+    losses = multibox_loss(
+        (stage,), anchors_cxcywh, targets, box_loss=box_loss, variances=variances, localization_weight=3.0
+    )
+    matches, expected = match(anchors_cxcywh, targets), 0.0
+    for b, target in enumerate(targets):
+        for a in matches.positive[b].nonzero()[:, 0].tolist():
+            box = decode(stage.offsets[b, a], anchors_cxcywh[a], variances)
+            truth = xyxy_to_cxcywh(target.truth_unit_xyxy[matches.truth_index[b, a]])
+            expected += 1 - measure(box[None], truth[None]).item()
+    positives = int(matches.positive.sum())
+    assert losses.localization.item() == pytest.approx(3 * expected / max(1, positives), rel=1e-5)
+    plain = multibox_loss((stage,), anchors_cxcywh, targets)
+    torch.testing.assert_close(losses.classification, plain.classification)
+    losses.total.backward()
+    assert stage.offsets.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("box_loss", ["giou", "ciou"])
+@pytest.mark.parametrize("size", [0.0, 100.0, 1e5])
+def test_box_losses_of_hostile_predictions_are_finite(box_loss, size):
+    stage = Stage(*((size * t.detach()).requires_grad_() for t in random_stage(3, 60, CLASSES + 1)))
+    losses = multibox_loss((stage, stage), anchors(60), BATCHES["mixed"], box_loss=box_loss)
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert stage.offsets.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "ciou"])
+def test_descent_on_any_box_loss_finds_the_object(box_loss):
+    anchors_cxcywh = anchors(60)
+    stage = random_stage(1, 60, CLASSES)
+    optimizer = torch.optim.Adam(stage, lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        options = {"activation": "sigmoid", "focal": Focal(), "box_loss": box_loss}
+        losses = multibox_loss((stage,), anchors_cxcywh, [ONE], **options)
+        losses.total.backward()
+        optimizer.step()
+    best = stage.logits[0].amax(-1).argmax()
+    assert stage.logits[0, best].argmax() == 3
+    box = decode(stage.offsets[0, best], anchors_cxcywh[best])
+    torch.testing.assert_close(box, xyxy_to_cxcywh(ONE.truth_unit_xyxy)[0], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "sigmoid", "focal": Focal(), "box_loss": "giou"}])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_parts_of_a_batch_add_up_under_one_divisor(batch, options):
+    targets, anchors_cxcywh = BATCHES[batch], anchors(60)
+    stage = random_stage(len(targets), 60, CLASSES + (not options))
+    whole = multibox_loss((stage,), anchors_cxcywh, targets, **options)
+    divisor = at_least_one(whole.positives)
+    asked = []
+
+    def shared(count):
+        asked.append(int(count))
+        return divisor
+
+    parts = [
+        multibox_loss((Stage(*(t[i : i + 1] for t in stage)),), anchors_cxcywh, [target], normaliser=shared, **options)
+        for i, target in enumerate(targets)
+    ]
+    torch.testing.assert_close(sum(part.total for part in parts), whole.total)
+    assert sum(asked) == whole.positives
+
+
+def test_focal_loss_with_softmax_is_refused():
+    with pytest.raises(OptionError, match="focal loss is for sigmoid scores"):
+        multibox_loss((random_stage(1, 60, 5),), anchors(60), [ONE], focal=Focal())

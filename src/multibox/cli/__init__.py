@@ -20,6 +20,8 @@ COMMANDS = {
     "predict": ("multibox.cli.predict", "Find objects in pictures."),
     "train": ("multibox.cli.train", "Train a detector on your own pictures."),
     "val": ("multibox.cli.val", "Measure a model on a data set: AP with intervals, curves, errors, a report."),
+    "export": ("multibox.cli.export", "Write a model for other programs, and prove that it still is the model."),
+    "benchmark": ("multibox.cli.benchmark", "Time a model on this machine: latency, throughput, start, memory."),
     "compare": ("multibox.cli.compare", "Is one measured model better than another?"),
     "info": ("multibox.cli.info", "Show a model level by level: maps, boxes, outputs, cost, classes."),
     "check": ("multibox.cli.check", "Find what is wrong with a data set, and clean a copy of it."),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,10 @@ from multibox.cli.outputs import open_outputs
 from multibox.detections import Detections
 from multibox.errors import ImageError
 from multibox.images import one_line
+
+if TYPE_CHECKING:
+    from multibox.runtime import Detector
+    from multibox.sources import Source
 
 __all__ = ["command"]
 
@@ -36,7 +41,12 @@ BAR_FROM = 10  # pictures; fewer are over before a bar tells anything
 @click.option("--max-det", type=click.IntRange(min=1), help="Most objects in a picture.  [default: the model's]")
 @click.option("--classes", metavar="A,B", help="Only these classes, by name or index.")
 @click.option("--agnostic-nms/--no-agnostic-nms", default=False, help="Boxes of different classes suppress each other.")
-@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime or torch.")
+@click.option(
+    "--tile", type=click.IntRange(min=32), help="Look at larger pictures in tiles of this side in pixels too."
+)
+@click.option("--tile-overlap", type=Number(0, 1, max_open=True), default=0.2, show_default=True, help="Of the side.")
+@click.option("--workers", type=click.IntRange(min=1), help="Pictures looked at at once.  [default: processors, to 8]")
+@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino or torch.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--save/--no-save", default=None, help="Write pictures with drawn boxes.  [default: yes, unless json]")
 @click.option("--save-txt/--no-save-txt", default=False, help="Write YOLO text files.")
@@ -72,19 +82,19 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
         settings = _settings(detector.card.class_map, options)
         with open_outputs(expansion.sources, options) as outputs:
             try:
-                for number, source in enumerate(say.progress(expansion.sources)):
-                    try:
-                        rgb = source.read()
-                    except ImageError as error:
-                        problems.append(error)
-                        continue
-                    detections = replace(detector(rgb, **settings), path=source.name)
-                    read, found = read + 1, found + len(detections)
-                    try:
-                        outputs.write(number, detections)
-                    except ImageError as error:  # this picture cannot be drawn; its other results are written
-                        problems.append(error)
-                    say.result(detections)
+                found_in = _outcomes(detector, expansion.sources, settings)
+                with closing(found_in), say.progress(len(expansion.sources)) as advance:
+                    for number, outcome in enumerate(found_in):
+                        if isinstance(outcome, ImageError):
+                            problems.append(outcome)
+                        else:
+                            read, found = read + 1, found + len(outcome)
+                            try:
+                                outputs.write(number, outcome)
+                            except ImageError as error:  # it cannot be drawn; its other results are written
+                                problems.append(error)
+                            say.result(outcome)
+                        advance()
             except KeyboardInterrupt:
                 if outputs.folder:
                     say.note(f"\nstopped; the results until now are in {outputs.folder}")
@@ -98,12 +108,34 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
     return EXIT_BAD_PICTURES if problems else 0
 
 
+def _outcomes(
+    detector: Detector, sources: list[Source], settings: dict[str, Any]
+) -> Generator[Detections | ImageError, None, None]:
+    """What came of each source, in order. Only files are read ahead: servers and pipes may let their reader wait."""
+    from multibox.runtime import Deferred
+
+    failed: list[ImageError] = []
+    pictures = [
+        Deferred(source.name, source.read, ahead=source.kind == "file" and Path(source.location).is_file())
+        for source in sources
+    ]
+    with closing(detector.stream(pictures, on_error=failed.append, **settings)) as stream:
+        for detections in stream:
+            yield from failed
+            failed.clear()
+            yield detections
+        yield from failed
+
+
 def _settings(class_map: ClassMap, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "conf": options["conf"],
         "iou": options["iou"],
         "max_det": options["max_det"],
         "agnostic_nms": options["agnostic_nms"],
+        "tile": options["tile"],
+        "tile_overlap": options["tile_overlap"],
+        "workers": options["workers"],
         "classes": None if options["classes"] is None else select_classes(class_map, options["classes"]),
     }
 
@@ -119,14 +151,15 @@ class _Printer:
         self._quiet, self._json = quiet, as_json
         self._bar = False
 
-    def progress(self, items: list[Any]) -> Iterator[Any]:
-        """The items, behind a bar if standard error is a terminal and there are enough of them."""
-        self._bar = not self._quiet and sys.stderr.isatty() and len(items) >= BAR_FROM
+    @contextmanager
+    def progress(self, count: int) -> Iterator[Callable[[], None]]:
+        """What to call after each of so many items: moves a bar, if they are many and standard error is a terminal."""
+        self._bar = not self._quiet and sys.stderr.isatty() and count >= BAR_FROM
         if not self._bar:
-            yield from items
+            yield lambda: None
             return
-        with click.progressbar(items, file=sys.stderr, label="pictures", show_pos=True, show_eta=True) as bar:
-            yield from bar
+        with click.progressbar(length=count, file=sys.stderr, label="pictures", show_pos=True, show_eta=True) as bar:
+            yield lambda: bar.update(1)
 
     def result(self, detections: Detections) -> None:
         if self._json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,10 @@ def _run(data: str | None, resume: str | None, recipe: str | None, find: str | N
         if data or recipe or find:
             raise OptionError("--resume takes the run folder and nothing else that could change the run")
         return _resume(Path(resume), options)
-    if not data:
-        raise OptionError("nothing to learn from: write multibox train DATA, or --resume RUN_FOLDER")
     model = str(options.get("model", TrainConfig().model.model))
-    config = merge(recipe_for(model, recipe), {**options, "data": data})
+    config = merge(recipe_for(model, recipe), {**options, "data": data} if data else options)
+    if not config.data.data:
+        raise OptionError("nothing to learn from: write multibox train DATA, or --resume RUN_FOLDER")
     _require_torch()
     if find is not None:
         from multibox.training.finders import find as search
@@ -73,24 +74,23 @@ def _require_torch() -> None:
 
 
 def _train(config: TrainConfig) -> int:
-    import os
-
     from multibox.training.run import train
 
-    rank, shared = int(os.environ.get("RANK", "0")), os.environ.get("TORCHELASTIC_RUN_ID")
-    if rank == 0:
-        folder = new_run_folder(config.run.project, config.run.name, exist_ok=config.run.exist_ok)
-    else:
-        folder = Path(config.run.project) / f".rank-{shared}-{rank}"  # never written to
+    if not _is_first():  # the first process makes the folder, and tells the others
+        return 0 if train(config, folder=Path()).finished else EXIT_STOPPED
+    folder = new_run_folder(config.run.project, config.run.name, exist_ok=config.run.exist_ok)
     try:
         result = train(config, folder=folder)
     except BaseException:
-        if rank == 0:
-            discard_empty_folder(folder)
+        discard_empty_folder(folder)
         raise
-    if rank == 0 and not config.run.quiet:
+    if not config.run.quiet:
         _summary(result)
     return 0 if result.finished else EXIT_STOPPED
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _resume(folder: Path, options: dict[str, Any]) -> int:
@@ -98,7 +98,7 @@ def _resume(folder: Path, options: dict[str, Any]) -> int:
     from multibox.training.run import resume
 
     result = resume(folder, **options)
-    if not options.get("quiet"):
+    if _is_first() and not options.get("quiet"):
         _summary(result)
     return 0 if result.finished else EXIT_STOPPED
 

@@ -227,7 +227,9 @@ def _focal_loss(
     wanted = labels.unsqueeze(1) == classes
     # The probability of the wrong answer is the sigmoid of the logit turned against what is wanted.
     against = torch.where(wanted, -logits, logits)
-    weight = torch.where(wanted, focal.alpha, 1 - focal.alpha) * torch.sigmoid(against) ** focal.gamma
+    # Its power through the logarithm: that of a probability of 0 has no finite slope when gamma is below 1.
+    played_down = (focal.gamma * F.logsigmoid(against)).exp()
+    weight = torch.where(wanted, focal.alpha, 1 - focal.alpha) * played_down
     return (weight * F.softplus(against)).sum()
 
 

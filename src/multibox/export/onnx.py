@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from multibox.card import METADATA_KEY, ModelCard
 from multibox.errors import ContractError, MissingDependencyError
+from multibox.export.heads import HEADS, RAW_OUTPUTS, Head, attach_head
+from multibox.export.intake import attach_intake
 from multibox.models.detector import Detector
 
-__all__ = ["OPSET", "export_onnx"]
+__all__ = ["OPSET", "compose", "export_metadata", "export_onnx", "network_graph", "write_onnx"]
 
 OPSET = 18  # what the exporter writes without conversion
 IR_VERSION = 10  # readable by ONNX Runtime from 1.18
@@ -46,14 +49,29 @@ def export_onnx(detector: Detector, card: ModelCard, path: Path) -> None:
     """
     if path.suffix != ".onnx":
         raise ContractError(f"an ONNX file ends in .onnx, got {path.name!r}")
+    write_onnx(network_graph(detector, card), path, _metadata(card))
+
+
+def network_graph(detector: Detector, card: ModelCard, *, batch: int | None = None) -> Any:
+    """The network alone as an `onnx.ModelProto` without metadata: inputs and outputs as in `export_onnx`.
+
+    Args:
+        detector: a network of one stage.
+        card: says the input size.
+        batch: pictures at once; free when left out.
+
+    Raises:
+        MissingDependencyError: onnx or onnxscript is not installed.
+        ContractError: the network has several stages.
+    """
     if len(detector.heads) != 1:
         raise ContractError("raw export is for one stage; a cascade's later anchors depend on its earlier stages")
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(error.name or "onnx", "exporting to ONNX", "export") from None
-    images = torch.zeros(2, 3, *card.preprocess.size_hw)
+    images = torch.zeros(batch or 2, 3, *card.preprocess.size_hw)
     wrapper = _RawHead(copy.deepcopy(detector).cpu().float()).eval()
     program = torch.onnx.export(
         wrapper,
@@ -61,21 +79,94 @@ def export_onnx(detector: Detector, card: ModelCard, path: Path) -> None:
         dynamo=True,
         opset_version=OPSET,
         input_names=["images"],
-        output_names=["offsets", "logits"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+        output_names=list(RAW_OUTPUTS),
+        dynamic_shapes=None if batch else {"images": {0: torch.export.Dim("batch", min=1)}},
         verbose=False,
     )
     assert program is not None
     model = program.model_proto
     _fold_pads(model.graph)
     _make_canonical(model)
-    for key, value in sorted(_metadata(card).items()):
+    return model
+
+
+def compose(
+    network: Any,
+    card: ModelCard,
+    *,
+    head: Head,
+    batch: int | None = None,
+    preprocess: bool = False,
+    picture_hw: tuple[int, int] | None = None,
+) -> Any:
+    """A network with what comes after it, and before it: a new `onnx.ModelProto`.
+
+    Args:
+        network: from `network_graph`, with the same batch; or a quantised form of it. It is not changed.
+        card: of the detector; its `postprocess` is what the head does.
+        head: from `HEADS`.
+        batch: pictures at once; free when left out.
+        preprocess: take 8-bit RGB pictures [batch, height, width, 3] in place of prepared input.
+        picture_hw: their (height, width), if they all have one.
+    """
+    model = type(network)()
+    model.CopyFrom(network)
+    size: int | str = batch or "batch"
+    if preprocess:
+        attach_intake(model, card.preprocess, batch=size, picture_hw=picture_hw)
+    attach_head(model, card, head, batch=size)
+    return model
+
+
+def write_onnx(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
+    """Check a model and write it with its metadata; the file appears whole or not at all."""
+    import onnx
+
+    del model.metadata_props[:]
+    for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(model.SerializeToString(deterministic=True))
     partial.replace(path)
+
+
+def export_metadata(
+    card: ModelCard,
+    *,
+    head: Head,
+    batch: int | None,
+    preprocess: bool,
+    picture_hw: tuple[int, int] | None = None,
+    precision: str = "float32",
+) -> dict[str, str]:
+    """The card, and the keys that other runtimes' tools read (those of the ultralytics exporters among them)."""
+    from multibox import __version__
+
+    outputs = {o.name: [o.dtype, list(o.shape)] for o in head.outputs(card, batch or "batch")}
+    taken = "uint8 [batch, height, width, 3]: upright RGB pictures" if preprocess else "float32 [batch, 3, H, W]"
+    pictures = {} if picture_hw is None else {"picture_hw": json.dumps(list(picture_hw))}
+    return (
+        _metadata(card)
+        | pictures
+        | {
+            "description": f"{card.name}: single-shot detector, head {head.name}",
+            "version": __version__,
+            "batch": str(batch or "dynamic"),
+            "head": head.name,
+            "box_format": head.box_format,
+            "input": taken,
+            "preprocessing_inside": json.dumps(preprocess),
+            "outputs": json.dumps(outputs),
+            "precision": precision,
+            "nms": json.dumps(card.postprocess.to_dict(), sort_keys=True),
+            "nms_inside": json.dumps(head.name not in ("raw", "decoded")),
+            "scores": "after softmax, background removed"
+            if card.postprocess.activation == "softmax"
+            else "after sigmoid",
+        }
+    )
 
 
 def _metadata(card: ModelCard) -> dict[str, str]:
@@ -89,7 +180,7 @@ def _metadata(card: ModelCard) -> dict[str, str]:
         "imgsz": json.dumps(list(card.preprocess.size_hw)),
         "names": repr(dict(enumerate(card.class_map.names))),
         "preprocess": json.dumps(card.preprocess.to_dict(), sort_keys=True),
-        "box_format": "offsets to unit cxcywh default boxes",
+        "box_format": HEADS["raw"].box_format,
         "anchors_sha256": card.anchors_sha256,
     }
 

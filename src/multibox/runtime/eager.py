@@ -20,6 +20,7 @@ class EagerEngine:
     Args:
         path: the model file.
         device: a torch device name.
+        threads: for torch to compute with, in the whole process; as many as it has set when left out.
 
     Raises:
         MissingDependencyError: torch is not installed.
@@ -29,7 +30,7 @@ class EagerEngine:
 
     name = "torch"
 
-    def __init__(self, path: Path, *, device: str = "cpu") -> None:
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         try:
             import safetensors  # noqa: F401
             import torch
@@ -44,6 +45,9 @@ class EagerEngine:
                 f"device {device!r} cannot be used: {str(error).splitlines()[0]}; try device=cpu"
             ) from None
         self.device = device
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
         self._torch = torch
         detector, self.card = load_detector(path, device=device)
         # Depthwise convolutions run faster on the CPU in this memory order.
@@ -56,3 +60,6 @@ class EagerEngine:
             batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
             last = self._detector(batch)[-1]
             return last.offsets.float().cpu().numpy(), last.logits.float().cpu().numpy()
+
+    def concurrent(self, workers: int) -> None:
+        """None: each thread that calls torch would bring all of torch's own threads along."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.card import METADATA_KEY, ModelCard
+from multibox.cpus import usable_cpus
 from multibox.errors import ModelFileError, OptionError
+from multibox.runtime.engine import INPUT, OUTPUTS, refuse_head
 
 __all__ = ["OrtEngine"]
 
 FloatArray = NDArray[np.float32]
-INPUT, OUTPUTS = "images", ("offsets", "logits")
 ERRORS_ONLY = 3  # ONNX Runtime's log severity: its warnings about absent GPUs are no concern of the user's
 
 
@@ -25,6 +26,7 @@ class OrtEngine:
     Args:
         path: the model file.
         device: "cpu", or "cuda" / "cuda:N" with a GPU build of ONNX Runtime.
+        threads: to compute with; as many as this process may use processors when left out.
 
     Raises:
         ModelFileError: missing, damaged, or not written by multibox.
@@ -33,20 +35,16 @@ class OrtEngine:
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, *, device: str = "cpu") -> None:
-        import onnxruntime
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
+        import onnxruntime  # noqa: F401  # a broken installation is no fault of the file
 
-        onnxruntime.set_default_logger_severity(ERRORS_ONLY)
         self.device = device
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
-        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        # Its idle threads would else spin on, and take the time of whatever reads and prepares the next picture.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self.threads = threads or usable_cpus()
         if not path.is_file():
             raise ModelFileError(str(path), "no such file", "check the path, or see `multibox list`")
+        self._path, self._identity = path, _identity(path)
         try:
-            self._session: Any = onnxruntime.InferenceSession(path, options, providers=_providers(onnxruntime, device))
+            self._session = _session(path, device, self.threads)
         except OptionError:
             raise
         except Exception as error:  # its exception classes share no base but Exception
@@ -61,6 +59,7 @@ class OrtEngine:
             )
         self.card = ModelCard.from_json(metadata[METADATA_KEY], source=str(path))
         self._source = str(path)
+        refuse_head(str(path), metadata)
         shapes = {
             value.name: tuple(value.shape) for value in (*self._session.get_inputs(), *self._session.get_outputs())
         }
@@ -78,6 +77,39 @@ class OrtEngine:
                 self._source, reason, "use the batch size it was exported for, or export it anew"
             ) from None
         return offsets, logits
+
+    def concurrent(self, workers: int) -> OrtEngine | None:
+        """The same model with this engine's threads divided among `workers` that call `run` at the same time.
+
+        None on a GPU, and when the file has changed since it was opened.
+        """
+        if self.device != "cpu":
+            return None
+        twin = copy(self)
+        twin.threads = max(1, self.threads // workers)
+        try:
+            twin._session = _session(self._path, self.device, twin.threads)
+            return twin if _identity(self._path) == self._identity else None
+        except Exception:  # see above
+            return None
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written anew."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _session(path: Path, device: str, threads: int) -> Any:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(ERRORS_ONLY)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    # Its idle threads would else spin on, and take the time of whatever reads and prepares the next picture.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(path, options, providers=_providers(onnxruntime, device))
 
 
 def _providers(onnxruntime: Any, device: str) -> list[Any]:

@@ -344,7 +344,7 @@ def describe(owner: type) -> dict[str, str]:
     out: dict[str, str] = {}
     for entry in re.split(r"\n(?=    \w)", "\n" + body):
         names, _, text = entry.strip().partition(":")
-        for name in names.split(","):
+        for name in filter(None, names.split(",")):
             out[name.strip()] = " ".join(text.split())
     return out
 
@@ -358,9 +358,11 @@ def merge(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
     known = leaves()
     by_section: dict[str, dict[str, Any]] = {}
     for key, value in options.items():
-        name = key.rpartition(".")[2].replace("-", "_")
+        section, _, name = key.replace("-", "_").rpartition(".")
         if name not in known:
             raise OptionError(f"unknown option {key!r}; {did_you_mean(name, known)}")
+        if section not in ("", known[name].section):
+            raise OptionError(f"unknown option {key!r}; did you mean '{known[name].section}.{name}'?")
         by_section.setdefault(known[name].section, {})[name] = _read(known[name], value)
     parts = {section: _replaced(getattr(config, section), values) for section, values in by_section.items()}
     return replace(config, **parts)
@@ -380,7 +382,7 @@ def _read(leaf: Leaf, value: Any) -> Any:
             return None
         kind = next(a for a in get_args(kind) if a is not type(None))
     if get_origin(kind) is Literal or kind is str:
-        if not isinstance(value, str | int):
+        if not isinstance(value, str | int) or isinstance(value, bool):
             raise OptionError(f"{leaf.name}={value!r}: expected a text")
         return str(value)
     expected, convert = _READERS[get_origin(kind) or kind]
@@ -411,7 +413,11 @@ def _whole(value: Any) -> int:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    return tuple(_number(part) for part in (value.split(",") if isinstance(value, str) else value))
+    if isinstance(value, str):
+        value = value.split(",") if value.strip() else ()
+    if not isinstance(value, list | tuple):
+        raise ValueError
+    return tuple(_number(part) for part in value)
 
 
 _READERS: dict[Any, tuple[str, Any]] = {
@@ -441,7 +447,7 @@ def from_toml(path: Path, *, base: TrainConfig | None = None) -> TrainConfig:
         if key not in sections:
             raise OptionError(f"{path}: unknown table [{key}]; {did_you_mean(key, sections)}")
         for name, inner in value.items():
-            leaf = leaves().get(name)
+            leaf = leaves().get(name.replace("-", "_"))
             if leaf is not None and leaf.section != key:
                 raise OptionError(f"{path}: {name} belongs into [{leaf.section}], not [{key}]")
             options[name] = inner

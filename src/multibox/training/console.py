@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import resource
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from multibox.training.loop import EpochRow, StepRecord
 
-__all__ = ["COLUMNS", "ConsoleLines", "LiveDisplay", "Table", "make_console"]
+__all__ = ["COLUMNS", "ConsoleLines", "LiveDisplay", "Table", "make_console", "peak_memory"]
 
 COLUMNS = (
     "epoch",
@@ -30,6 +30,15 @@ COLUMNS = (
     "skipped",
 )
 SMOOTHING = 0.95
+
+
+def peak_memory() -> float:
+    """The most bytes of memory that this process has held so far; NaN where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
 
 
 def epoch_line(row: EpochRow, epochs: int) -> str:
@@ -90,10 +99,9 @@ class LiveDisplay:
         old = self._smooth or new
         self._smooth = [SMOOTHING * a + (1 - SMOOTHING) * b for a, b in zip(old, new, strict=True)]
         classes, boxes, waited, seconds, pictures = self._smooth
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
         state = (
             f"loss {classes + boxes:.3f} (class {classes:.3f}, box {boxes:.3f})  {pictures / seconds:.1f} images/s  "
-            f"{waited / seconds:.0%} waiting  lr {record.learning_rate:.2g}  {peak:.1f} GB"
+            f"{waited / seconds:.0%} waiting  lr {record.learning_rate:.2g}  {peak_memory() / 1e9:.1f} GB"
         )
         self._progress.update(
             self._task, completed=done, description=f"epoch {record.epoch + 1}/{self.epochs}", state=state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +19,23 @@ from multibox.models.detector import Detector
 from multibox.postprocess import postprocess_np
 from multibox.preprocess import Geometry, Preprocess
 from multibox.training.distributed import Processes
+from multibox.training.loader import prepare_worker
 
-__all__ = ["evaluate"]
+__all__ = ["Evaluation", "evaluate"]
 
 THRESHOLD, MAX_DETECTIONS = 0.01, 100  # as in `multibox val`
 
 
+class Evaluation(NamedTuple):
+    """COCO's numbers, what they were computed from, and the pictures that could not be read, with the reason."""
+
+    numbers: CocoResult
+    data: EvaluationSet
+    failures: tuple[tuple[str, str], ...]
+
+
 class _Pictures(TorchDataset[Any]):
-    """Network inputs of a part of the pictures; None in place of one that cannot be read."""
+    """Network inputs of a part of the pictures; the reason in place of one that cannot be read."""
 
     def __init__(self, annotations: Dataset, numbers: list[int], preprocess: Preprocess) -> None:
         self.annotations, self.numbers, self.preprocess = annotations, numbers, preprocess
@@ -34,12 +43,13 @@ class _Pictures(TorchDataset[Any]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, position: int) -> tuple[int, torch.Tensor | None, Geometry | None]:
+    def __getitem__(self, position: int) -> tuple[int, torch.Tensor, Geometry] | tuple[str, str]:
         number = self.numbers[position]
+        path = self.annotations.picture_path(number)
         try:
-            rgb = read_picture(self.annotations.picture_path(number))
-        except ImageError:
-            return number, None, None
+            rgb = read_picture(path)
+        except ImageError as error:
+            return str(path), error.reason
         image, geometry = self.preprocess(rgb)
         return number, torch.from_numpy(image), geometry
 
@@ -52,18 +62,25 @@ def evaluate(
     processes: Processes,
     batch: int,
     workers: int,
-) -> tuple[CocoResult, EvaluationSet] | None:
+) -> Evaluation | None:
     """COCO's numbers of a detector in evaluation mode; None in processes other than the first."""
     spec = detector.spec
     mine = list(range(processes.rank, len(annotations), processes.world))
     loader: DataLoader[Any] = DataLoader(
-        _Pictures(annotations, mine, spec.preprocess), batch, num_workers=workers, collate_fn=list
+        _Pictures(annotations, mine, spec.preprocess),
+        batch,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=prepare_worker if workers else None,
+        generator=torch.Generator(),  # its own, so that the loader draws no numbers from torch's
     )
     anchors = detector.anchors_cxcywh().cpu().numpy()
     post = replace(spec.postprocess, score_threshold=THRESHOLD, max_detections=MAX_DETECTIONS)
     found: list[tuple[int, Truth, Detections]] = []
+    failures: list[tuple[str, str]] = []
     for items in loader:
-        usable = [(n, image, geometry) for n, image, geometry in items if image is not None]
+        failures += [item for item in items if len(item) == 2]
+        usable = [item for item in items if len(item) == 3]
         if not usable:
             continue
         images = torch.stack([image for _, image, _ in usable]).to(processes.device)
@@ -78,6 +95,7 @@ def evaluate(
             predictions = Detections(boxes, labels, scores, annotations.class_map, size_hw)
             found.append((number, _truth(annotations, number, size_hw), predictions))
     everything = sorted((row for part in processes.gather(found) for row in part), key=lambda row: row[0])
+    unread = tuple(failure for part in processes.gather(failures) for failure in part)
     if not processes.writes:
         return None
     # One class map object for all: what came from another process or worker is an equal copy.
@@ -85,7 +103,7 @@ def evaluate(
     data = EvaluationSet(
         annotations.class_map, truths, [replace(p, class_map=annotations.class_map) for _, _, p in everything]
     )
-    return evaluate_coco(data), data
+    return Evaluation(evaluate_coco(data), data, unread)
 
 
 def _truth(annotations: Dataset, number: int, size_hw: tuple[int, int]) -> Truth:

@@ -16,9 +16,10 @@ from PIL import Image
 from multibox.core.structures import Target
 from multibox.data import Dataset
 from multibox.errors import MultiboxError
+from multibox.training.config import OptimOptions
 from multibox.training.loader import Batch
 
-__all__ = ["TrainingError", "explained", "is_out_of_memory", "memory_error", "nonfinite_error"]
+__all__ = ["TrainingError", "explained", "nonfinite_error"]
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")
 
@@ -81,35 +82,40 @@ def _one(target: Target, index: int) -> Target:
     return Target(target.truth_unit_xyxy[part], target.labels[part], target.ignore[part])
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, on a GPU or a CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
-def memory_error(error: BaseException, *, batch: int, accumulate: int) -> TrainingError:
-    """What to do about it."""
-    smaller = max(1, batch // 2)
-    advice = f"start anew with batch={smaller} accumulate={accumulate * round(batch / smaller)}, which learns the same"
+def _memory_error(error: BaseException, options: OptimOptions) -> TrainingError:
+    batch, smaller = options.batch, max(1, options.batch // 2)
+    accumulate = options.accumulate * round(batch / smaller)
+    advice = f"start anew with batch={smaller} accumulate={accumulate}, which learns nearly the same"
     if smaller == batch:
         advice = "use a smaller imgsz or a smaller model"
     return TrainingError(f"out of memory with batch={batch} ({_first_line(error)}); {advice}")
 
 
-def explained(error: BaseException, *, batch: int, accumulate: int, saved: str) -> TrainingError | None:
+def explained(error: BaseException, options: OptimOptions, *, saved: str) -> TrainingError | None:
     """An error of a library in the user's terms; None where it is none that is expected.
 
     Args:
         error: what was raised while training.
-        batch, accumulate: of the run.
+        options: of the run.
         saved: what was saved, and how to go on.
     """
     text = str(error)
+    if isinstance(error, TrainingError):
+        return None
     if "DataLoader worker" not in text:
-        return memory_error(error, batch=batch, accumulate=accumulate) if is_out_of_memory(error) else None
+        if "more than 1 value per channel" in text:
+            advice = "use batch=2 or more for each process, or freeze_norm=true"
+            return TrainingError(f"batch normalisation cannot learn from single pictures; {advice}")
+        return _memory_error(error, options) if _is_out_of_memory(error) else None
     ours = re.search(r"^multibox\.[\w.]+: (.+)", text, re.MULTILINE | re.DOTALL)  # raised in the worker, on purpose
     if ours is not None:
         return TrainingError(ours[1].strip())
-    if text.startswith("Caught ") and not is_out_of_memory(error):
+    if text.startswith("Caught ") and not _is_out_of_memory(error):
         return None
     advice = "often memory has run out: use fewer workers, or cache=none"
     return TrainingError(f"a process that reads pictures has ended ({_first_line(error)}); {advice}; {saved}")

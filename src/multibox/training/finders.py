@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import tempfile
 import time
@@ -15,8 +14,10 @@ import torch
 
 from multibox.errors import OptionError, did_you_mean
 from multibox.training.config import TrainConfig
+from multibox.training.console import peak_memory
 from multibox.training.failures import TrainingError
 from multibox.training.loop import Trainer
+from multibox.training.optim import set_training
 
 __all__ = ["BatchRow", "RateRow", "find", "find_batch", "find_rate", "free_memory"]
 
@@ -60,11 +61,7 @@ def free_memory(device: torch.device) -> float:
 def _peak(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return float(pages * os.sysconf("SC_PAGE_SIZE"))
-    except (OSError, IndexError, ValueError):
-        return math.nan
+    return peak_memory()
 
 
 def find_batch(make: Callable[[int], Trainer], *, report: Callable[[BatchRow], None]) -> list[BatchRow]:
@@ -83,7 +80,10 @@ def find_batch(make: Callable[[int], Trainer], *, report: Callable[[BatchRow], N
         try:
             seconds = _timed_steps(trainer)
         except TrainingError:
-            break
+            if batch > 1:
+                break
+            batch = 2  # batch normalisation refuses single pictures
+            continue
         rows.append(BatchRow(batch, batch / seconds, _peak(device)))
         report(rows[-1])
         growth = max(0.0, rows[-1].peak_bytes - before)
@@ -97,6 +97,7 @@ def find_batch(make: Callable[[int], Trainer], *, report: Callable[[BatchRow], N
 
 def _timed_steps(trainer: Trainer) -> float:
     """Seconds of a step, after one that warms up."""
+    set_training(trainer.detector, freeze_norm=trainer.config.model.freeze_norm)
     trainer.batches.start(0)
     batch = next(iter(trainer.loader))
     trainer.try_step(batch)
@@ -111,6 +112,7 @@ def _timed_steps(trainer: Trainer) -> float:
 
 def find_rate(trainer: Trainer) -> list[RateRow]:
     """Raise the learning rate from 1e-5 to 1 while training, until the loss runs away (Smith, 2017, section 3.3)."""
+    set_training(trainer.detector, freeze_norm=trainer.config.model.freeze_norm)
     rows: list[RateRow] = []
     smooth, epoch, done = 0.0, 0, 0
     while done < SWEEP_STEPS:

@@ -7,12 +7,14 @@ batches as one.
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 from multibox.core.structures import Target
 from multibox.data import Dataset as Annotations
 from multibox.data.transforms import AugmentOptions, Sample, Transform, augment, check_sample, mosaic, resized
-from multibox.errors import ImageError
+from multibox.errors import ImageError, MultiboxError
 from multibox.images import read_picture
 from multibox.preprocess import Preprocess
 
-__all__ = ["Batch", "EpochBatches", "TrainingPictures", "make_loader", "to_network"]
+__all__ = ["Batch", "EpochBatches", "TrainingPictures", "make_loader", "open_cache", "prepare_worker", "to_network"]
 
 NEIGHBOURS = 50  # pictures tried in place of an unreadable one
 SHUFFLE, PICTURE = 0, 1  # first words of the random streams of orders and of pictures
@@ -69,7 +71,7 @@ class _Cache:
 
 
 class _DiskCache:
-    """Decoded pictures in one sparse file that all workers map; places and sizes come from `sizes_hw`."""
+    """Decoded pictures in one file that all workers map; places and sizes come from `sizes_hw`."""
 
     def __init__(self, path: Path, sizes_hw: NDArray[np.int32], limit: float) -> None:
         sizes = np.maximum(sizes_hw.astype(np.int64), 0)
@@ -79,7 +81,7 @@ class _DiskCache:
         self.path, self.total = path, int(ends[self.held - 1]) if self.held else 0
         self._maps: Any = None
         with path.open("wb") as file:
-            file.truncate(self.total + self.held)
+            _reserve(file, path, self.total + self.held)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": None}
@@ -98,6 +100,20 @@ class _DiskCache:
             place[:] = rgb
             self._maps[self.total + number] = 1
         return rgb
+
+
+def _reserve(file: BinaryIO, path: Path, count: int) -> None:
+    """Take the space on the disk now: writing to a mapped file while the disk is full would end the process."""
+    try:
+        file.truncate(count)
+        if count and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, count)
+    except OSError as error:
+        if error.errno in {errno.EINVAL, errno.EOPNOTSUPP}:  # a file system without this
+            return
+        path.unlink(missing_ok=True)
+        size = f"{count / 1e9:.2g} GB of decoded pictures"
+        raise MultiboxError(f"{path}: no room for {size} ({error.strerror}); use cache=ram or less cache_gb") from None
 
 
 @dataclass
@@ -136,7 +152,8 @@ class TrainingPictures(Dataset[tuple[NDArray[np.uint8], NDArray[Any], int, tuple
         def read() -> NDArray[np.uint8]:
             return read_picture(path)
 
-        rgb = read() if self.cache is None else self.cache.get(number, read)
+        rgb = (read() if self.cache is None else self.cache.get(number, read)).view()
+        rgb.flags.writeable = False  # a transform that wrote into a cached picture would change later epochs
         record = self.annotations[number]
         height, width = rgb.shape[:2]
         boxes = np.clip(record.boxes_xyxy, 0, np.array([width, height, width, height], np.float32))
@@ -155,15 +172,18 @@ class TrainingPictures(Dataset[tuple[NDArray[np.uint8], NDArray[Any], int, tuple
                 failures.append((str(self.annotations.picture_path(number)), error.reason))
                 continue
             rng = np.random.default_rng((self.seed, PICTURE, epoch, wanted))
-            return self._augmented(sample, rng, number), number, tuple(failures)
+            return self._augmented(self._transformed(sample, rng, number), rng), number, tuple(failures)
         path, reason = failures[0]
         raise ImageError(path, f"and {len(failures) - 1} after it cannot be read ({reason})", "check the data set")
 
-    def _augmented(self, sample: Sample, rng: np.random.Generator, number: int) -> Sample:
+    def _transformed(self, sample: Sample, rng: np.random.Generator, number: int) -> Sample:
         for transform in self.transforms:
             name = getattr(transform, "__name__", type(transform).__name__)
             sample = transform(sample, rng)
             check_sample(sample, source=f"{name} on {self.annotations.picture_path(number)}")
+        return sample
+
+    def _augmented(self, sample: Sample, rng: np.random.Generator) -> Sample:
         spec = self.preprocess
         means = spec.mean if spec.colour_order == "RGB" else spec.mean[::-1]
         if self.options is None:
@@ -171,7 +191,8 @@ class TrainingPictures(Dataset[tuple[NDArray[np.uint8], NDArray[Any], int, tuple
         if self.options.mosaic and rng.random() < self.options.mosaic:
             four = [sample, *self._others(rng)]
             height, width = (2 * side for side in spec.size_hw)  # so that a crop of it has pixels to show
-            sample = mosaic(four, rng, size_hw=(height, width), fill_rgb=means, coordinates=spec.coordinates)
+            if len(four) == 4:
+                sample = mosaic(four, rng, size_hw=(height, width), fill_rgb=means, coordinates=spec.coordinates)
         return augment(sample, rng, self.options, size_hw=spec.size_hw, fill_rgb=means, coordinates=spec.coordinates)
 
     def _others(self, rng: np.random.Generator) -> Iterator[Sample]:
@@ -182,7 +203,7 @@ class TrainingPictures(Dataset[tuple[NDArray[np.uint8], NDArray[Any], int, tuple
                 sample = self.sample(number)
             except ImageError:
                 continue
-            yield sample
+            yield self._transformed(sample, rng, number)
             found += 1
             if found == 3:
                 return
@@ -240,9 +261,11 @@ class EpochBatches:
             yield [(self.epoch, int(i)) for i in part[self.rank :: self.world]]
 
 
-def _prepare_worker(_: int) -> None:
+def prepare_worker(_: int) -> None:
+    """What a process that reads pictures does first."""
     torch.set_num_threads(1)  # the training process has the others
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training process decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the training process decides
+        signal.signal(number, signal.SIG_IGN)
 
 
 def make_loader(pictures: TrainingPictures, batches: EpochBatches, *, workers: int, pin: bool) -> DataLoader[Any]:
@@ -254,7 +277,8 @@ def make_loader(pictures: TrainingPictures, batches: EpochBatches, *, workers: i
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin,
-        worker_init_fn=_prepare_worker if workers else None,
+        worker_init_fn=prepare_worker if workers else None,
+        generator=torch.Generator(),  # its own, so that the loader draws no numbers from torch's
     )
 
 

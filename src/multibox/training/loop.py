@@ -24,7 +24,7 @@ from multibox.training.checkpoint import load_state, optimizer_tensors, restore_
 from multibox.training.config import TrainConfig
 from multibox.training.distributed import Processes
 from multibox.training.evaluate import evaluate
-from multibox.training.failures import TrainingError, explained, is_out_of_memory, memory_error, nonfinite_error
+from multibox.training.failures import TrainingError, explained, nonfinite_error
 from multibox.training.loader import Batch, EpochBatches, TrainingPictures, make_loader, to_network
 from multibox.training.optim import Ema, learning_rate, make_optimizer, set_training
 from multibox.training.pictures import draw_batch
@@ -172,13 +172,12 @@ class Trainer:
         Raises:
             TrainingError: a step could not be computed, or a worker process ended.
         """
-        optim = self.config.optim
         try:
             if self.progress == Progress():
                 self.save()  # so that a run can go on from the first moment
             return self._run()
         except (RuntimeError, MemoryError, MultiboxError) as error:
-            found = explained(error, batch=optim.batch, accumulate=optim.accumulate, saved=self._saved)
+            found = explained(error, self.config.optim, saved=self._saved)
             if found is None:
                 raise
             raise found from None
@@ -279,15 +278,14 @@ class Trainer:
         """Losses and gradients of a batch.
 
         Raises:
-            TrainingError: memory did not suffice, or the loss is not finite.
+            TrainingError: memory did not suffice, the loss is not finite, or the batch is too small.
         """
         try:
             return self._step(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+        except (RuntimeError, MemoryError, ValueError) as error:
+            found = explained(error, self.config.optim, saved=self._saved)
+            if found is None:
                 raise
-            optim = self.config.optim
-            found = memory_error(error, batch=optim.batch, accumulate=optim.accumulate)
         raise found  # outside the handler, so that the failed step's tensors are released
 
     def _step(self, batch: Batch) -> MultiboxLosses:
@@ -315,14 +313,13 @@ class Trainer:
             rate = learning_rate(self.config.optim, step=self.progress.updates, steps_per_epoch=self.updates_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        if self.config.optim.clip_norm:
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.detector.parameters(), self.config.optim.clip_norm)
-            if self.autocast is not torch.float16 and not torch.isfinite(norm):  # in fp16 the scaler skips the step
-                raise TrainingError(
-                    f"the gradient of update {self.progress.updates} is not finite; no weight was changed by it; "
-                    "start anew with a smaller lr0, or with more precision (amp=none)"
-                )
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.detector.parameters(), self.config.optim.clip_norm or math.inf)
+        if self.autocast is not torch.float16 and not torch.isfinite(norm):  # in fp16 the scaler skips the step
+            raise TrainingError(
+                f"the gradient of update {self.progress.updates} is not finite; no weight was changed by it; "
+                "start anew with a smaller lr0, or with more precision (amp=none)"
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -352,12 +349,12 @@ class Trainer:
 
     def _note_failures(self, batch: Batch) -> None:
         for path, reason in batch.failures:
-            self._skip(path, f"{reason}; another picture takes its place")
+            self._skip(path, reason)
 
-    def _skip(self, path: str, reason: str) -> None:
+    def _skip(self, path: str, reason: str, then: str = "another picture takes its place") -> None:
         if path not in self.progress.skipped:
             self.progress.skipped[path] = reason
-            self._note(f"{path}: {reason}")
+            self._note(f"{path}: {reason}; {then}")
 
     def _note(self, text: str) -> None:
         for observer in self.observers:
@@ -409,7 +406,7 @@ class Trainer:
         if result is not None:
             numbers = result.numbers
             for path, reason in result.failures:
-                self._skip(path, f"{reason}; it is in no number of the validation")
+                self._skip(path, reason, "the validation goes without it")
             row.update(AP=numbers.ap, AP50=numbers.ap50, AP75=numbers.ap75)
             number = 0.0 if numbers.ap is None else numbers.ap
         row["val_seconds"] = time.perf_counter() - started
@@ -483,8 +480,6 @@ class Trainer:
         rate = learning_rate(self.config.optim, step=last, steps_per_epoch=self.updates_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        for partial in self.state_path.parent.glob("*.partial"):
-            partial.unlink(missing_ok=True)
 
 
 def is_number(value: Any) -> bool:

@@ -13,7 +13,15 @@ from multibox.models.detector import Detector
 from multibox.models.layers import L2Norm
 from multibox.training.config import OptimOptions
 
-__all__ = ["Ema", "backbone_stages", "freeze", "learning_rate", "make_optimizer", "set_training"]
+__all__ = [
+    "Ema",
+    "backbone_stages",
+    "freeze",
+    "freeze_norms",
+    "learning_rate",
+    "make_optimizer",
+    "set_training",
+]
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, L2Norm)
 STEP_FACTOR = 0.1  # the paper divides the learning rate by ten
@@ -43,6 +51,13 @@ def freeze(detector: Detector, count: int) -> list[str]:
     for _, stage in stages[:count]:
         stage.requires_grad_(False)
     return [name for name, _ in stages[:count]]
+
+
+def freeze_norms(detector: Detector) -> None:
+    """Stop the factors of batch normalisation from learning; `set_training` keeps the statistics."""
+    for module in detector.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.requires_grad_(False)
 
 
 def set_training(detector: Detector, *, freeze_norm: bool) -> None:

@@ -29,7 +29,7 @@ from multibox.training.console import Table, make_console
 from multibox.training.distributed import Processes, processes
 from multibox.training.loader import TrainingPictures, open_cache
 from multibox.training.loop import Observer, Trainer
-from multibox.training.optim import freeze
+from multibox.training.optim import freeze, freeze_norms
 from multibox.training.pictures import draw_curves
 from multibox.training.transfer import Start, start_from
 from multibox.weights.store import make_card, save_detector
@@ -116,11 +116,15 @@ def prepared(config: TrainConfig, folder: Path, transforms: Sequence[Transform] 
         if config.optim.batch % others.world:
             raise OptionError(f"batch={config.optim.batch} is not a multiple of the {others.world} processes")
         say = _speaker(config, others)
+        folder = Path(others.gather(str(folder))[0])  # all processes use that of the first
         config = _with_precision(config, others.device)
         learnt, validated = _data(config, say)
         start = _start(config, learnt, say)
+        _check(config, start.detector, validated)
         if config.model.freeze:
             say(f"frozen: {', '.join(freeze(start.detector, config.model.freeze))}")
+        if config.model.freeze_norm:
+            freeze_norms(start.detector)
         cache_path = folder / f"pictures-{others.rank}.cache"
         cache = open_cache(
             config.data.cache,
@@ -155,7 +159,7 @@ def prepared(config: TrainConfig, folder: Path, transforms: Sequence[Transform] 
 
 def _run(config: TrainConfig, folder: Path, transforms: Sequence[Transform], *, resumed: bool) -> TrainResult:
     with prepared(config, folder, transforms) as trainer:
-        others, progress = trainer.processes, trainer.progress
+        others, progress, folder = trainer.processes, trainer.progress, trainer.folder
         say = _speaker(config, others)
         if resumed:
             trainer.restore()
@@ -193,6 +197,14 @@ def _with_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
     return replace(config, run=replace(config.run, amp="bf16" if fast else "none"))
 
 
+def _check(config: TrainConfig, detector: Detector, validated: Dataset | None) -> None:
+    """Refuse options that contradict the data or the model."""
+    if config.run.patience and validated is None:
+        raise OptionError("patience needs a validation, and no picture is left for it; drop patience or val_fraction=0")
+    if config.loss.class_loss == "focal" and detector.spec.postprocess.activation != "sigmoid":
+        raise OptionError("focal loss is for sigmoid scores, and this model has a softmax head; use class_loss=mined")
+
+
 def _speaker(config: TrainConfig, others: Processes) -> Say:
     import sys
 
@@ -222,7 +234,7 @@ def _data(config: TrainConfig, say: Say) -> tuple[Dataset, Dataset | None]:
     for line in dataset.findings.summary():
         say(f"  {line}")
     if options.classes:
-        dataset = _only_classes(dataset, [name.strip() for name in options.classes.split(",") if name.strip()])
+        dataset = _only_classes(dataset, options.classes)
     learnt, validated, how = _splits(config, dataset)
     say(f"learning from {_size(learnt)}; validating on {'nothing' if validated is None else _size(validated)} ({how})")
     if not learnt.num_boxes:
@@ -236,6 +248,10 @@ def _size(dataset: Dataset) -> str:
 
 def _splits(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, Dataset | None, str]:
     options = config.data
+    for name in ("split", "val_split"):
+        text = getattr(options, name)
+        if text and not _names_in(text):
+            raise OptionError(f"{name}={text!r} names no split; leave it out, or take of {', '.join(dataset.splits)}")
     wanted = _indices(dataset, options.split) if options.split else None
     if options.val_split == "none":
         learnt = _named(dataset, "train") if wanted is None else wanted
@@ -267,9 +283,13 @@ def _splits(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, Dataset | N
     return dataset.select(learnt), dataset.select(held) if len(held) else None, how
 
 
+def _names_in(text: str) -> list[str]:
+    """The names in "a, b"."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _indices(dataset: Dataset, names: str) -> NDArray[np.int64]:
-    parts = [dataset.split_indices(name.strip()) for name in names.split(",") if name.strip()]
-    return np.unique(np.concatenate(parts))
+    return np.unique(np.concatenate([dataset.split_indices(name) for name in _names_in(names)]))
 
 
 def _named(dataset: Dataset, name: str) -> NDArray[np.int64] | None:
@@ -287,7 +307,10 @@ def _held_out(pool: NDArray[np.int64], config: TrainConfig) -> NDArray[np.int64]
     return np.sort(chosen)
 
 
-def _only_classes(dataset: Dataset, names: list[str]) -> Dataset:
+def _only_classes(dataset: Dataset, text: str) -> Dataset:
+    names = [text] if text in dataset.class_map.names else _names_in(text)  # a name with a comma can be given alone
+    if not names:
+        raise OptionError(f"classes={text!r} names no class; leave it out for all classes")
     chosen = dataset.class_map.select(names)
     kept = ClassMap(tuple(dataset.class_map.names[i] for i in chosen), tuple(dataset.class_map.ids[i] for i in chosen))
     new_label = np.full(len(dataset.class_map), -1)
@@ -392,7 +415,12 @@ def _weights_writer(
             training=recipe,
             metrics=metrics,
         )
-        save_detector(path, detector, card)
+        try:
+            save_detector(path, detector, card)
+        except OSError as error:
+            path.with_name(path.name + ".partial").unlink(missing_ok=True)
+            reason = f"cannot be written ({error.strerror or error})"
+            raise MultiboxError(f"{path}: {reason}; what was saved before is untouched, free some space") from None
 
     return write
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from multibox.anchors import AnchorSpec
 from multibox.catalogue import CATALOGUE, resolve_model
 from multibox.classes import ClassMap
-from multibox.errors import ModelFileError, OptionError, did_you_mean
+from multibox.errors import ClassMapError, ModelFileError, OptionError, did_you_mean
 from multibox.evaluation import map_classes
 from multibox.models.detector import Detector
 from multibox.models.registry import create_model, list_models
@@ -113,8 +113,7 @@ def _transfer(
     if old_classes.names == new_classes.names:
         new.load_state_dict(old.state_dict())
         return [Part(name, *_count(part), "loaded") for name, part in _parts(new)], new_classes.names
-    targets = map_classes(old_classes, new_classes).targets
-    rows = {goal: row for row, goal in enumerate(targets) if goal is not None}
+    rows = {goal: row for row, goal in enumerate(_targets(old_classes, new_classes)) if goal is not None}
     final = {id(p) for layer in _class_layers(new) for p in layer.parameters(recurse=False)}
     fresh = {key for key, value in new.named_parameters() if id(value) in final}
     state = {key: value for key, value in old.state_dict().items() if key not in fresh}
@@ -140,6 +139,14 @@ def _transfer(
         if count:
             table.append(Part(f"{count} rows of the class head", 2 * len(layers), count * per_class, fate))
     return table, carried
+
+
+def _targets(old: ClassMap, new: ClassMap) -> tuple[int | None, ...]:
+    """Where each class goes; where a name could be meant twice, only the very same names do."""
+    try:
+        return map_classes(old, new).targets
+    except ClassMapError:
+        return tuple(new.index(name) if name in new.names else None for name in old.names)
 
 
 def _carry(before: nn.Conv2d, after: nn.Conv2d, rows: dict[int, int], old_width: int, new_width: int) -> None:

@@ -1,0 +1,356 @@
+"""Timing of contenders that take turns, so that whatever else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from multibox.benchmarking.contenders import TORCHVISION, Contender, Folder, Ours, Sample, Torchvision
+from multibox.benchmarking.fresh import fresh_process
+from multibox.benchmarking.machine import EnergyMeter, hardware_line
+from multibox.catalogue import CATALOGUE, DEFAULT_MODEL
+from multibox.cpus import usable_cpus
+from multibox.errors import ContractError, ImageError, MultiboxError, OptionError, did_you_mean
+from multibox.images import read_picture
+from multibox.runtime import Detector
+from multibox.runtime.choice import fastest_engine, installed, note_timings
+from multibox.runtime.engine import ENGINES
+from multibox.runtime.options import DISPLAY_THRESHOLD
+from multibox.sources import expand_sources
+
+__all__ = ["BenchmarkRequest", "benchmark", "percentiles_ms"]
+
+PICTURES = 64  # at most, spread over the data
+FOLDER_PICTURES = 48  # in one pass of a stream: more than it takes to start
+WARM_UP_CALLS = 3
+TURN_S = 0.25  # a turn is about as long: long enough to settle, short enough to alternate often
+LONGEST_TURN = 16  # calls
+LEAST_ROUNDS = 5
+PERCENTILES = (50, 90, 99)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BenchmarkRequest:
+    """What to time; checked on construction.
+
+    Args:
+        model: a shipped model's name or a model file.
+        engines: names from `multibox.runtime.engine.ENGINES`; those that are installed and open the model when empty.
+        data: a folder of pictures, a data set, or None for a made-up picture.
+        batches: pictures given to the network at once.
+        threads: to compute with; as many as this process may use when empty.
+        conf: scores above it are post-processed.
+        against: "torchvision" to time its detectors beside, or None.
+        seconds: for each contender, about.
+        remember: keep which engine was the fastest, for engine=auto.
+
+    Raises:
+        OptionError: a value that is unknown or out of range.
+    """
+
+    model: str = DEFAULT_MODEL
+    engines: tuple[str, ...] = ()
+    data: str | None = None
+    batches: tuple[int, ...] = (1,)
+    threads: tuple[int, ...] = ()
+    conf: float = DISPLAY_THRESHOLD
+    against: str | None = None
+    seconds: float = 5.0
+    remember: bool = True
+
+    def __post_init__(self) -> None:
+        for engine in self.engines:
+            if engine not in ENGINES:
+                raise OptionError(f"unknown engine {engine!r}; {did_you_mean(engine, ENGINES)}")
+        for name in ("batches", "threads"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise OptionError(f"{name} must be whole numbers from 1, got {getattr(self, name)}")
+        if not self.batches:
+            raise OptionError("batches: name at least one number of pictures")
+        if not 0 <= self.conf < 1:
+            raise OptionError(f"conf must be a number from 0 below 1, got {self.conf}")
+        if self.against not in {None, "torchvision"}:
+            raise OptionError(f"against must be torchvision, got {self.against!r}")
+        if not self.seconds > 0:
+            raise OptionError(f"seconds must be above 0, got {self.seconds}")
+
+
+@dataclass
+class _Timed:
+    contender: Contender
+    calls: int = 1  # a turn
+    rounds: list[list[Sample]] = field(default_factory=list)
+    joules: float | None = 0.0
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for turn in self.rounds for sample in turn]
+
+
+def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[str, Any]:
+    """Time a model; the result is plain values, which `multibox.benchmarking.markdown` makes a page of.
+
+    All contenders are open at the same time and take turns of a quarter of a second on the same files, which have been
+    read before. Ratios are medians over rounds, each of contenders that had their turns one after the other.
+
+    Raises:
+        ModelFileError, MissingDependencyError: the model cannot be opened with an engine that was named.
+        ContractError: no picture in the data can be read.
+    """
+    notes: list[str] = []
+    with _files(request.data, notes) as paths:
+        ours = _ours(request, notes, say)
+        theirs: list[Contender] = []
+        if request.against:
+            for name in TORCHVISION:
+                say(f"opening torchvision's {name}")
+                theirs += [Torchvision(name, threads=threads) for threads in sorted({o.threads for o in ours})]
+        folders = [Folder(one, pictures=FOLDER_PICTURES) for one in ours]
+        contenders: list[Contender] = [*ours, *folders, *theirs]
+        timed = [_Timed(contender) for contender in contenders]
+        say(f"timing {len(timed)} contenders, about {request.seconds * len(timed):.0f} s")
+        timed = _warmed_up(timed, paths, notes)
+        _take_turns(timed, paths, seconds=request.seconds * len(timed))
+        say("starting fresh processes")
+        starts = {
+            (one.name, one.threads): fresh_process(
+                str(one.detector.path), engine=one.name, threads=one.threads, picture=paths[0]
+            )
+            for one in ours
+        }
+    alive = {id(entry.contender): entry for entry in timed}
+    rows = [
+        _row(alive[id(one)], alive.get(id(folder)), starts[one.name, one.threads])
+        for one, folder in zip(ours, folders, strict=True)
+        if id(one) in alive
+    ]
+    if not rows:
+        raise ContractError("nothing could be timed: " + "; ".join(notes))
+    return {
+        "hardware": hardware_line(),
+        "model": ours[0].detector.card.name,
+        "input_hw": list(ours[0].detector.card.preprocess.size_hw),
+        "data": request.data,
+        "pictures": len(paths),
+        "conf": request.conf,
+        "rows": rows,
+        "against": [
+            _comparison(alive[id(one)], _counterpart(alive, ours, one.threads)) for one in theirs if id(one) in alive
+        ],
+        "auto": _remembered(request, ours, alive) if request.remember else None,
+        "notes": notes,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ what is timed
+
+
+def _ours(request: BenchmarkRequest, notes: list[str], say: Say) -> list[Ours]:
+    names = request.engines or tuple(_openers(request.model))
+    found = []
+    for engine in names:
+        for threads in request.threads or (usable_cpus(),):
+            say(f"opening {request.model} with {engine}, {threads} threads")
+            try:
+                detector = Detector(request.model, engine=engine, threads=threads)
+            except MultiboxError as error:
+                if request.engines or len(names) == 1:
+                    raise
+                notes.append(f"{engine} left out: {error}")
+                continue
+            found += [Ours(detector, batch=batch, conf=request.conf) for batch in request.batches]
+    if not found:
+        raise OptionError(f"no engine that opens {request.model} works here: {'; '.join(notes)}")
+    return found
+
+
+def _openers(model: str) -> Iterator[str]:
+    """Installed engines for a model; for a file that none opens the first one, whose error says what is wrong."""
+    suffix = Path(model).suffix.lower()
+    fitting = [name for name, opened in ENGINES.items() if model in CATALOGUE or suffix in opened]
+    yield from [name for name in fitting if installed(name)] or fitting[:1] or ["onnxruntime"]
+
+
+@contextmanager
+def _files(data: str | None, notes: list[str]) -> Iterator[list[Path]]:
+    """Picture files that can be read; they have been, so they come from memory from now on."""
+    if data is None:
+        notes.append("a made-up picture of 640 × 480 in which there is nothing to find; give --data for real ones")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "picture.jpg"
+            _made_up_picture().save(path, quality=90)
+            yield [path]
+        return
+    readable = []
+    for path in _evenly(_paths(data), PICTURES):
+        try:
+            read_picture(path)
+            readable.append(path)
+        except ImageError as error:
+            notes.append(f"left out: {error}")
+    if not readable:
+        raise ContractError(f"{data}: no picture that can be read; give a folder of pictures or a data set")
+    yield readable
+
+
+def _paths(data: str) -> list[Path]:
+    """The pictures of a data set, or all in a folder."""
+    from multibox.data import read_dataset
+
+    try:
+        dataset = read_dataset(data)
+        return [Path(dataset.picture_path(index)) for index in range(len(dataset))]
+    except MultiboxError:
+        return [Path(source.location) for source in expand_sources([data]).sources if source.kind == "file"]
+
+
+def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[i * len(paths) // count] for i in range(count)]
+
+
+def _made_up_picture() -> Image.Image:
+    """Smooth colours with some noise, which compress about as a photograph does."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(
+        (640, 480), Image.Resampling.BICUBIC
+    )
+    noisy = np.asarray(coarse).astype(np.int16) + rng.normal(0, 6, (480, 640, 3)).astype(np.int16)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+# ------------------------------------------------------------------------------------------------ timing
+
+
+def _warmed_up(timed: list[_Timed], paths: list[Path], notes: list[str]) -> list[_Timed]:
+    """Those that work, with turns of about the same length."""
+    working = []
+    for entry in timed:
+        calls = WARM_UP_CALLS if entry.contender.batch < FOLDER_PICTURES else 1
+        try:
+            fastest = min(entry.contender.call(_cycled(paths, i, entry.contender.batch)).total for i in range(calls))
+        except MultiboxError as error:
+            notes.append(f"{entry.contender.name}, batch {entry.contender.batch}: {error}")
+            continue
+        entry.calls = max(1, min(LONGEST_TURN, round(TURN_S / fastest)))
+        working.append(entry)
+    return working
+
+
+def _take_turns(timed: list[_Timed], paths: list[Path], *, seconds: float) -> None:
+    meter = EnergyMeter()
+    started, number = time.perf_counter(), 0
+    while number < LEAST_ROUNDS or time.perf_counter() - started < seconds:
+        for entry in timed:
+            before = meter.read()
+            turn = [
+                entry.contender.call(_cycled(paths, number * LONGEST_TURN + i, entry.contender.batch))
+                for i in range(entry.calls)
+            ]
+            used = meter.joules(before, meter.read())
+            entry.joules = None if used is None or entry.joules is None else entry.joules + used
+            entry.rounds.append(turn)
+        number += 1
+
+
+def _cycled(paths: list[Path], start: int, count: int) -> list[Path]:
+    return [paths[(start + i) % len(paths)] for i in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """p50, p90 and p99 in milliseconds, by linear interpolation."""
+    return {f"p{p}": 1e3 * float(np.percentile(seconds, p)) for p in PERCENTILES}
+
+
+def _row(entry: _Timed, folder: _Timed | None, start: dict[str, float | None] | None) -> dict[str, Any]:
+    samples = entry.samples
+    pictures, spent = sum(s.pictures for s in samples), sum(s.total for s in samples)
+    passes = folder.samples if folder else []
+    folder_spent = sum(s.total for s in passes)
+    return {
+        "engine": entry.contender.name,
+        "threads": entry.contender.threads,
+        "batch": entry.contender.batch,
+        "calls": len(samples),
+        "total_ms": percentiles_ms([s.total for s in samples]),
+        "network_ms": percentiles_ms([s.network for s in samples]),
+        "decode_ms": percentiles_ms([s.decode for s in samples]),
+        "postprocess_ms": percentiles_ms([s.postprocess for s in samples]),
+        "pictures_per_s": pictures / spent,
+        "network_pictures_per_s": pictures / sum(s.network for s in samples),
+        "folder_pictures_per_s": sum(s.pictures for s in passes) / folder_spent if passes else None,
+        "folder_speedup": _ratio(entry, folder) if folder else None,
+        "joules_per_picture": _joules(entry),
+        "folder_joules_per_picture": _joules(folder) if folder else None,
+        **(start or dict.fromkeys(("load_ms", "first_ms", "start_ms", "peak_mb"))),
+    }
+
+
+def _joules(entry: _Timed) -> float | None:
+    return None if entry.joules is None else entry.joules / sum(s.pictures for s in entry.samples)
+
+
+def _ratio(slower: _Timed, faster: _Timed, *, without_postprocess: bool = False) -> float:
+    """How many times as long a picture takes: the median over rounds."""
+
+    def a_picture(turn: list[Sample]) -> float:
+        spent = sum(s.total - (s.postprocess if without_postprocess else 0) for s in turn)
+        return spent / sum(s.pictures for s in turn)
+
+    pairs = zip(slower.rounds, faster.rounds, strict=True)
+    return float(np.median([a_picture(a) / a_picture(b) for a, b in pairs]))
+
+
+def _counterpart(alive: dict[int, _Timed], ours: list[Ours], threads: int) -> list[_Timed]:
+    """Ours at one picture a call and as many threads, or at the smallest batch that was asked for."""
+    least = min(one.batch for one in ours)
+    return [alive[id(one)] for one in ours if id(one) in alive and one.threads == threads and one.batch == least]
+
+
+def _comparison(theirs: _Timed, ours: list[_Timed]) -> dict[str, Any]:
+    samples = theirs.samples
+    return {
+        "name": theirs.contender.name,
+        "threads": theirs.contender.threads,
+        "calls": len(samples),
+        "total_ms": percentiles_ms([s.total for s in samples]),
+        "network_ms": percentiles_ms([s.network for s in samples]),
+        "postprocess_ms": percentiles_ms([s.postprocess for s in samples]),
+        "times_ours": {
+            entry.contender.name: {
+                "total": _ratio(theirs, entry),
+                "without_postprocess": _ratio(theirs, entry, without_postprocess=True),
+            }
+            for entry in ours
+        },
+    }
+
+
+def _remembered(request: BenchmarkRequest, ours: list[Ours], alive: dict[int, _Timed]) -> dict[str, Any] | None:
+    """Note the engines that "auto" could choose for this file; None where there are no two to choose from."""
+    wanted = [one for one in ours if id(one) in alive and one.batch == 1 and one.threads == usable_cpus()]
+    path = wanted[0].detector.path if wanted else None
+    timings = {
+        one.name: percentiles_ms([s.network for s in alive[id(one)].samples])["p50"]
+        for one in wanted
+        if one.detector.path == path
+    }
+    if path is None or len(timings) < 2:
+        return None
+    file = note_timings(path, timings)
+    candidates = tuple(name for name, opened in ENGINES.items() if path.suffix.lower() in opened)
+    return {"file": str(file) if file else None, "engine": fastest_engine(path, candidates) if file else None}

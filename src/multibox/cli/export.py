@@ -1,0 +1,131 @@
+"""`multibox export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from multibox.cli.options import KeyValueCommand, Number
+from multibox.errors import MissingDependencyError, OptionError, did_you_mean
+from multibox.images import one_line
+
+if TYPE_CHECKING:
+    from multibox.verification import Outcome
+
+__all__ = ["command"]
+
+EXIT_REFUSED = 1
+FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8")
+HEADS = {
+    "raw": "offsets and logits, for multibox itself",
+    "decoded": "boxes [B, A, 4] and scores [B, A, C], before suppression",
+    "nms": "detections [B, max_det, 6] (x1, y1, x2, y2, score, class) and count [B]",
+    "frigate": "[1, 1, N, 7] of OpenVINO's SSD models, 8-bit pictures in, and a label file",
+    "tflite4": "boxes (top, left, bottom, right), classes, scores and count of TFLite_Detection_PostProcess",
+}
+
+
+@click.command(
+    "export",
+    cls=KeyValueCommand,
+    epilog="\b\nHeads (boxes are fractions of the picture's width and height):\n"
+    + "\n".join(f"  {name:<8} {text}" for name, text in HEADS.items()),
+)
+@click.argument("model")
+@click.option("--format", metavar="NAME", default="onnx", show_default=True, help=", ".join(FORMATS) + ".")
+@click.option("--head", metavar="NAME", default="raw", show_default=True, help=", ".join(HEADS) + ".")
+@click.option(
+    "--output", metavar="FILE", type=click.Path(path_type=Path), help="File to write.  [default: by the model]"
+)
+@click.option("--imgsz", metavar="N or H,W", help="Input size.  [default: the model's]")
+@click.option("--batch", type=click.IntRange(min=1), help="Fixed number of pictures at once.  [default: any]")
+@click.option("--dynamic/--no-dynamic", default=None, help="Any number of pictures at once, or one.")
+@click.option("--preprocess/--no-preprocess", default=None, help="Take 8-bit RGB pictures of any size.")
+@click.option("--conf", type=click.FloatRange(0, 1, max_open=True), help="Of in-graph suppression.  [the model's]")
+@click.option("--iou", type=click.FloatRange(0, 1), help="Of in-graph suppression.  [the model's]")
+@click.option("--max-det", type=click.IntRange(min=1), help="Of in-graph suppression.  [the model's]")
+@click.option("--agnostic-nms/--no-agnostic-nms", default=None, help="Boxes of different classes suppress each other.")
+@click.option("--data", metavar="DATASET", help="Pictures to compare and measure on; int8 needs them.")
+@click.option("--split", metavar="NAME", help="Of DATASET.  [default: val or test, if there is one]")
+@click.option("--calibrate", metavar="DATASET", help="Pictures that set int8 scales.  [default: DATASET's others]")
+@click.option("--calibrate-split", metavar="NAME", help="Of those.  [default: train, if there is one]")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=500, show_default=True, help="Most pictures to measure on."
+)
+@click.option("--tolerance", type=Number(0, min_open=True), default=0.1, show_default=True, help="Of boxes, in pixels.")
+@click.option("--max-drop", type=Number(0, 1), default=0.01, show_default=True, help="Of AP50 and AP, 0 to 1.")
+@click.option("--json/--no-json", "as_json", default=False, help="Print the report as one JSON object.")
+@click.option("--quiet/--no-quiet", default=False, help="Print errors and JSON only.")
+def command(model: str, **options: Any) -> int:
+    """Write MODEL in a form that other programs run, and prove that it still is MODEL.
+
+    MODEL is a shipped model, a .safetensors file, or the name of a network (random weights). The written file is run
+    on pictures and compared with MODEL: prepared input, raw outputs level by level, detections, and AP where DATASET
+    has boxes. A file that differs is renamed to NAME.rejected and the exit status is 1. The report stays beside it.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+
+        from multibox.verification import ExportRequest, Tolerances, export_verified
+    except ImportError as error:
+        if isinstance(error, MissingDependencyError):
+            raise
+        raise MissingDependencyError(error.name or "torch", "exporting", "export") from None
+    from multibox.cli.info import _size_hw
+
+    for name, known in (("format", FORMATS), ("head", HEADS)):
+        if options[name] not in known:
+            raise OptionError(f"unknown {name} {options[name]!r}; {did_you_mean(options[name], known)}")
+    size = options.pop("imgsz")
+    as_json, quiet = options.pop("as_json"), options.pop("quiet")
+    tolerances = Tolerances(box_px=options.pop("tolerance"), max_drop=options.pop("max_drop"))
+    height_width = None if size is None else _size_hw(size)
+    request = ExportRequest(
+        model,
+        size_hw=None if height_width is None else (height_width[0], height_width[1]),
+        tolerances=tolerances,
+        **options,
+    )
+    outcome = export_verified(
+        request, say=lambda text: None if quiet or as_json else click.echo(one_line(text), err=True)
+    )
+    if as_json:
+        click.echo(json.dumps({**outcome.report.to_dict(), "written": str(outcome.path)}, allow_nan=False))
+    elif not quiet:
+        for line in _lines(outcome):
+            click.echo(one_line(line))
+    for failure in outcome.report.failures:
+        click.echo(f"multibox: {one_line(failure)}", err=True)
+    if not outcome.report.passed:
+        click.echo(f"multibox: refused; renamed to {outcome.path}, see {outcome.report_path}", err=True)
+        return EXIT_REFUSED
+    return 0
+
+
+def _lines(outcome: Outcome) -> list[str]:
+    report = outcome.report
+    lines = []
+    if report.tensors:
+        worst = max(report.tensors, key=lambda row: row.largest / row.tolerance)
+        where = f"{worst.output} {worst.level}".strip()
+        lines.append(f"tensors: largest difference {worst.largest:.3g} ({where}), allowed {worst.tolerance:.3g}")
+    if report.detections is not None:
+        found = report.detections
+        lines.append(
+            f"detections: {found.paired} of {found.expected} paired, boxes within {found.largest_px:.3g} px, scores "
+            f"within {found.largest_score:.3g}; {found.explained} explained by rounding"
+        )
+    if report.found_again is not None:
+        lines.append(f"detections: {report.found_again:.1%} of the confident ones found again")
+    if report.accuracy is not None:
+        for metric, name in (("ap", "AP"), ("ap50", "AP50")):
+            before, after = report.accuracy.before[metric], report.accuracy.after[metric]
+            lines.append(f"{name}: {before:.4f} before, {after:.4f} after ({after - before:+.4f})")
+    lines += report.notes
+    if report.passed:
+        lines.append(f"wrote {outcome.path} and {outcome.report_path.name}")
+    return lines

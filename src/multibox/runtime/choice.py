@@ -1,0 +1,169 @@
+"""Which engine "auto" is: what the environment says, else what was fastest here, else the first that opens the file.
+
+`multibox benchmark` times the engines that are installed and notes the fastest in a file of the user's cache folder,
+under the model's digest, the versions of everything that takes part and the number of processors. Nothing is timed
+while predicting, and a cache that is missing, damaged or not writable only means that nothing is known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import multibox
+from multibox.cpus import usable_cpus
+from multibox.errors import OptionError, did_you_mean
+
+__all__ = [
+    "ENGINE_VARIABLE",
+    "PACKAGES",
+    "asked_engine",
+    "cache_file",
+    "fastest_engine",
+    "installed",
+    "note_timings",
+]
+
+ENGINE_VARIABLE = "MULTIBOX_ENGINE"
+CACHE_VARIABLE = "MULTIBOX_CACHE"
+PACKAGES = {"onnxruntime": "onnxruntime", "torch": "torch", "openvino": "openvino"}  # of each engine
+MOST_ENTRIES = 200  # models in the file; the oldest go first
+CLEARLY = 0.95  # of the default's time: by less than this an engine is not worth a change of the last digits
+
+
+def installed(engine: str) -> bool:
+    """Whether an engine's package can be imported; it is not."""
+    try:
+        return find_spec(PACKAGES[engine]) is not None
+    except ValueError:  # what Python says of a module that is blocked or half loaded
+        return False
+
+
+def asked_engine(engine: str) -> str:
+    """The engine that was asked for: where that is "auto", what the environment variable MULTIBOX_ENGINE says.
+
+    Raises:
+        OptionError: the variable names no engine.
+    """
+    named = os.environ.get(ENGINE_VARIABLE, "").strip()
+    if engine != "auto" or not named:
+        return engine
+    if named not in {"auto", *PACKAGES}:
+        raise OptionError(f"{ENGINE_VARIABLE}={named!r} is unknown; {did_you_mean(named, ['auto', *PACKAGES])}")
+    return named
+
+
+def cache_file() -> Path | None:
+    """Where timings are kept: in MULTIBOX_CACHE, or the system's folder for such files; None without a home."""
+    named = os.environ.get(CACHE_VARIABLE, "").strip()
+    try:
+        folder = Path(named).expanduser() if named else _system_folder() / "multibox"
+    except RuntimeError:  # no home
+        return None
+    return folder / "engines.json"
+
+
+def _system_folder() -> Path:
+    if sys.platform == "win32":
+        named = os.environ.get("LOCALAPPDATA", "")
+        return Path(named) if named else Path.home() / "AppData" / "Local"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+
+
+def fastest_engine(path: Path, candidates: tuple[str, ...]) -> str | None:
+    """The engine that was clearly the fastest with this file on this machine, or None where that is not known.
+
+    Args:
+        path: the model file.
+        candidates: engines that open it, the default first.
+    """
+    entries = _read(cache_file())
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return None
+    # The digest of a large file takes longer than the rest, so it is made only where an entry could be this file's.
+    if not any(isinstance(entry, dict) and entry.get("size") == size for entry in entries.values()):
+        return None
+    entry = entries.get(_key(path))
+    timings = entry.get("ms") if isinstance(entry, dict) else None
+    if not isinstance(timings, dict):
+        return None
+    known = {name: timings[name] for name in candidates if isinstance(timings.get(name), int | float)}
+    return _fastest(known, candidates[0])
+
+
+def _fastest(timings: Mapping[str, float], default: str) -> str | None:
+    if default not in timings:
+        return None
+    best = min(timings, key=lambda name: timings[name])
+    return best if timings[best] < CLEARLY * timings[default] and installed(best) else default
+
+
+def note_timings(path: Path, timings_ms: Mapping[str, float]) -> Path | None:
+    """Keep what the engines took with a model file; the file that was written, or None where none can be.
+
+    Args:
+        path: the model file.
+        timings_ms: milliseconds a picture, by engine.
+    """
+    import tempfile
+
+    file = cache_file()
+    if file is None:
+        return None
+    key = _key(path)
+    entries = {name: entry for name, entry in _read(file).items() if name != key}
+    entries[key] = {"model": path.name, "size": path.stat().st_size, "ms": dict(timings_ms)}
+    text = json.dumps({"format": 1, "entries": dict(list(entries.items())[-MOST_ENTRIES:])}, indent=1)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            Path(name).replace(file)  # at once, so that no reader sees half of it
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError:
+        return None
+    return file
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    """Entries by key; none where there is no file, or one that this version does not understand."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8")) if file else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    entries = data.get("entries") if isinstance(data, dict) and data.get("format") == 1 else None
+    return entries if isinstance(entries, dict) else {}
+
+
+def _key(path: Path) -> str:
+    """Digest of the model, versions of multibox and the engines, processors: all that may change who is the fastest."""
+    import hashlib
+    from importlib.metadata import PackageNotFoundError, version
+
+    parts = [f"multibox {multibox.__version__}", f"{usable_cpus()} cpus"]
+    for package in PACKAGES.values():
+        try:
+            parts.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    weights = path.with_suffix(".bin")
+    if path.suffix.lower() == ".xml" and weights.is_file():  # OpenVINO keeps the weights beside
+        with weights.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"{digest.hexdigest()} {', '.join(parts)}"

@@ -1,0 +1,39 @@
+"""Graphs of networks, made once for all tests here: torch's exporter takes seconds for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network in evaluation mode, its card, and its graph."""
+
+    detector: Any
+    card: Any
+    network: Any
+    batch: int | None
+
+
+@cache
+def _exported(name: str, size_hw: tuple[int, int] | None, batch: int | None) -> Exported:
+    from multibox.export.onnx import network_graph
+    from multibox.export.source import open_source
+
+    detector, card = open_source(name, size_hw=size_hw)
+    return Exported(detector, card, network_graph(detector, card, batch=batch), batch)
+
+
+@pytest.fixture(scope="session")
+def exported() -> Callable[..., Exported]:
+    """`exported(name, size_hw, batch)`; the graph must not be changed."""
+
+    def made(name: str = "ssdlite300-coco", size_hw: Any = None, batch: int | None = None) -> Exported:
+        return _exported(name, size_hw, batch)
+
+    return made

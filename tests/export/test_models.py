@@ -1,0 +1,109 @@
+"""Every registered network through every head, free and fixed batch, against eager torch on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("onnx", reason="the export extra is not installed")
+
+from multibox.errors import ContractError, OptionError
+from multibox.export.heads import HEADS
+from multibox.export.onnx import compose, export_metadata, write_onnx
+from multibox.export.source import open_source
+from multibox.images import read_picture
+from multibox.models import list_models
+from multibox.verification import verify
+from multibox.verification.pictures import drawn_pictures
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
+FEW = 3
+
+
+@pytest.fixture(scope="module")
+def sixteen(request: pytest.FixtureRequest) -> list[np.ndarray]:
+    """Real pictures where the data folder is, else the examples and drawn ones."""
+    try:
+        folder: Path = request.getfixturevalue("data_folder")
+        paths = sorted((folder / "coco_val128" / "images").rglob("*.jpg"))[:16]
+    except pytest.skip.Exception:
+        paths = EXAMPLES
+    return [np.asarray(read_picture(path)) for path in paths] + drawn_pictures()[: 16 - len(paths)]
+
+
+# A shipped name where there are weights, so that there is something to find; another size than the builder's own.
+FREE = {"ssdlite300-coco": None, "tinyssd256": (96, 64)}
+FIXED = {"ssdlite300-coco": ((192, 256), 2), "tinyssd256": ((96, 64), 3)}
+LARGE = {"ssd300_vgg16": (275, 280), "ssd512_vgg16": (385, 390)}
+
+
+def test_every_network_has_its_rows() -> None:
+    assert {"ssdlite300_mobilenetv2", *FREE, *LARGE} - {"ssdlite300-coco"} == set(list_models())
+
+
+def check(made: Any, head: str, tmp_path: Path, pictures: list[np.ndarray], *, preprocess: bool) -> None:
+    model = compose(made.network, made.card, head=HEADS[head], batch=made.batch, preprocess=preprocess)
+    path = tmp_path / "test.onnx"
+    metadata = export_metadata(made.card, head=HEADS[head], batch=made.batch, preprocess=preprocess)
+    write_onnx(model, path, metadata)
+    report = verify(path, made.detector, made.card, pictures)
+    assert report.failures == []
+    assert report.detections is not None
+    assert report.detections.expected == report.detections.given > 0
+    assert report.detections.paired >= 0.98 * report.detections.expected
+    assert {row.output for row in report.tensors} == {"network_input", "offsets", "logits"}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", FREE)
+def test_free_batch(name: str, head: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
+    single = HEADS[head].single
+    made = exported(name, FREE[name], 1 if single else None)  # its layout has room for one picture
+    check(made, head, tmp_path, sixteen, preprocess=head in ("nms", "decoded"))
+
+
+@pytest.mark.parametrize("head", [head for head in HEADS if not HEADS[head].single])
+@pytest.mark.parametrize("name", FIXED)
+def test_fixed_batch_at_another_size(
+    name: str, head: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any
+) -> None:
+    size_hw, batch = FIXED[name]
+    check(exported(name, size_hw, batch), head, tmp_path, sixteen[: batch + 1], preprocess=head == "tflite4")
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_networks(name: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
+    made = exported(name, LARGE[name], None)
+    for head, preprocess in (("raw", False), ("nms", True)):
+        check(made, head, tmp_path, sixteen[:FEW], preprocess=preprocess)
+
+
+def test_another_size_has_other_default_boxes_and_the_same_weights() -> None:
+    own, card = open_source("ssdlite300-coco")
+    other, made = open_source("ssdlite300-coco", size_hw=(192, 256))
+    assert made.preprocess.size_hw == (192, 256)
+    assert made.preprocess == replace(card.preprocess, size_hw=(192, 256))
+    assert made.class_map == card.class_map
+    assert made.postprocess == card.postprocess
+    assert made.box_count < card.box_count
+    assert made.anchors_sha256 != card.anchors_sha256
+    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), other.parameters(), strict=True))
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "unknown": (lambda: open_source("ssdlite300-cocoa"), OptionError, r"did you mean 'ssdlite300-coco'\?"),
+    "too small": (lambda: open_source("ssd300_vgg16", size_hw=(64, 64)), ContractError, "too small"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_sources_that_are_refused(case: str) -> None:
+    call, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,119 @@
+"""OpenVINO files and the engine that runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the train extra is not installed")
+pytest.importorskip("onnx", reason="the export extra is not installed")
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("the openvino extra is not installed", allow_module_level=True)
+
+from multibox.errors import ContractError, ModelFileError, OptionError
+from multibox.export.heads import HEADS
+from multibox.export.onnx import compose, export_metadata
+from multibox.export.openvino import convert, write_openvino
+from multibox.images import read_picture
+from multibox.runtime import Detector
+from multibox.verification import verify
+from multibox.verification.pictures import drawn_pictures
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
+
+
+def written(made: Any, path: Path, head: str = "raw", *, preprocess: bool = False) -> Path:
+    model = convert(compose(made.network, made.card, head=HEADS[head], batch=made.batch, preprocess=preprocess))
+    metadata = export_metadata(made.card, head=HEADS[head], batch=made.batch, preprocess=preprocess)
+    write_openvino(model, path, metadata)
+    return path
+
+
+def test_the_engine_agrees_with_eager_torch(tmp_path: Path, exported: Any) -> None:
+    made = exported()
+    path = written(made, tmp_path / "a.xml")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bin", "a.xml"]
+    mine, shipped, eager = Detector(path), Detector(engine="openvino"), Detector(engine="torch")
+    assert mine.engine.name == shipped.engine.name == "openvino"
+    assert mine.card == made.card
+    for example in EXAMPLES:
+        expected = eager(example, conf=0.05)
+        assert len(expected) > 0
+        for detector in (mine, shipped):
+            found = detector(example, conf=0.05)
+            assert found.names == expected.names
+            np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=0.01)
+    several = mine.predict([EXAMPLES[0], EXAMPLES[0], EXAMPLES[0]], batch=2)
+    assert several[0] == several[1] == several[2]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head(head: str, tmp_path: Path, exported: Any) -> None:
+    made = exported(batch=1) if HEADS[head].single else exported()
+    path = written(made, tmp_path / "a.xml", head, preprocess=head == "nms")
+    pictures = [np.asarray(read_picture(EXAMPLES[0])), *drawn_pictures()[3:6]]
+    report = verify(path, made.detector, made.card, pictures)
+    assert report.failures == []
+    assert {row.output for row in report.tensors} == {"network_input", "offsets", "logits"}
+
+
+def test_refusals(tmp_path: Path, exported: Any) -> None:
+    made = exported("tinyssd256", (96, 64), None)
+    with pytest.raises(ContractError, match=r"ends in \.xml"):
+        written(made, tmp_path / "a.onnx")
+    with pytest.raises(ModelFileError, match="exported with head=nms"):
+        Detector(written(made, tmp_path / "a.xml", "nms"))
+    path = written(made, tmp_path / "b.xml")
+    with pytest.raises(OptionError, match="unknown device 'tpu'"):
+        Detector(path, device="tpu")
+    with pytest.raises(ModelFileError, match="failed on an input"):
+        Detector(path).engine.run(np.zeros((1, 3, 5, 5), np.float32))
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(ModelFileError, match="OpenVINO cannot open it"):
+        Detector(path)
+    path.write_text("<net/>", encoding="utf-8")
+    with pytest.raises(ModelFileError, match="OpenVINO cannot open it"):
+        Detector(path)
+
+
+def test_importing_openvino_sends_no_report() -> None:
+    code = (
+        "import sys; from multibox.quiet import import_quietly as q\n"
+        "q('openvino', purpose='a test', extra='openvino')\n"
+        "print(any(name.startswith('openvino_telemetry') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="the quantize extra is not installed")
+def test_int8_leaves_heads_and_intake_alone(tmp_path: Path, exported: Any) -> None:
+    from multibox.export.quantize import last_convolutions
+    from multibox.export.quantize_openvino import quantise_openvino
+
+    made = exported("tinyssd256", (96, 64), None)
+    model = convert(compose(made.network, made.card, head=HEADS["nms"], preprocess=True))
+    pictures = drawn_pictures()
+    last = last_convolutions(made.network)
+    quantised = quantise_openvino(model, [picture[None] for picture in pictures], keep_float=last)
+    rounded = [op for op in quantised.get_ops() if op.get_type_name() == "FakeQuantize"]
+    assert rounded
+    for op in quantised.get_ops():
+        name = op.get_friendly_name()
+        if name.startswith(("head.", "intake.")) or name.split("/")[0] in last:
+            sources = {port.get_source_output().get_node().get_type_name() for port in op.inputs()}
+            assert "FakeQuantize" not in sources, name
+    path = tmp_path / "a.xml"
+    write_openvino(
+        quantised, path, export_metadata(made.card, head=HEADS["nms"], batch=None, preprocess=True, precision="int8")
+    )
+    report = verify(path, made.detector, made.card, pictures)
+    assert report.failures == []
+    assert report.head_alone is not None

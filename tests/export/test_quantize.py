@@ -1,0 +1,108 @@
+"""int8 graphs: what is quantised and what is not, how near the outputs stay, and which layers cost most."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the train extra is not installed")
+onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
+
+from onnx import numpy_helper
+
+from multibox.export.quantize import Quantizer, _least_loss, _outputs, _snr_db, last_convolutions, noise_shares
+from multibox.verification.pictures import drawn_pictures
+
+
+@pytest.fixture(scope="module")
+def tiny(exported: Any) -> tuple[Any, list[np.ndarray], Quantizer]:
+    made = exported("tinyssd256", (96, 64), None)
+    inputs = [made.card.preprocess(picture)[0] for picture in drawn_pictures()]
+    return made.network, inputs, Quantizer(made.network, inputs)
+
+
+def read_by(model: Any, name: str) -> list[Any]:
+    return [node for node in model.graph.node if name in node.input]
+
+
+def test_heads_stay_float_and_all_else_is_int8(tiny: Any) -> None:
+    network, _, quantizer = tiny
+    model = quantizer.quantised()
+    onnx.checker.check_model(model, full_check=True)
+    last = last_convolutions(network)
+    assert len(last) == 10  # two branches on each of five levels
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type != "Conv":
+            continue
+        if node.name in last:
+            assert weights[node.input[1]].dtype == np.float32
+        else:
+            stored = makers[node.input[1]]
+            assert stored.op_type == "DequantizeLinear"
+            assert weights[stored.input[0]].dtype == np.int8
+            assert weights[stored.input[1]].shape == (weights[stored.input[0]].shape[0],)  # a scale for each channel
+            assert not weights[stored.input[2]].any()
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert "Relu" not in counts  # merged into the range of what follows
+
+
+def test_outputs_stay_near(tiny: Any) -> None:
+    network, inputs, quantizer = tiny
+    for ours, theirs in zip(_outputs(network, inputs), _outputs(quantizer.quantised(), inputs), strict=True):
+        assert _snr_db(ours, theirs) > 20
+
+
+def test_layers_given_back_are_float_with_their_activations(tiny: Any) -> None:
+    network, inputs, quantizer = tiny
+    everything = quantizer.quantised(keep_float=quantizer.layers)
+    convolutions = [node for node in everything.graph.node if node.op_type == "Conv"]
+    names = {t.name: numpy_helper.to_array(t).dtype for t in everything.graph.initializer}
+    assert all(names[node.input[1]] == np.float32 for node in convolutions)
+    first = quantizer.layers[0]
+    one = quantizer.quantised(keep_float=[first])
+    node = next(n for n in one.graph.node if n.name == first)
+    assert [reader.op_type for reader in read_by(one, node.output[0])] == ["Relu"]
+    assert _snr_db(_outputs(network, inputs)[1], _outputs(one, inputs)[1]) > 20
+
+
+def test_sensitivity_finds_the_layer_that_was_made_sensitive(tiny: Any, exported: Any) -> None:
+    _, inputs, quantizer = tiny
+    victim = quantizer.layers[4]
+    network = onnx.ModelProto()
+    network.CopyFrom(quantizer.network)
+    weights = next(
+        t
+        for t in network.graph.initializer
+        if t.name == next(n for n in network.graph.node if n.name == victim).input[1]
+    )
+    values = numpy_helper.to_array(weights).copy()
+    values[:, 0, 0, 0] *= 400  # one weight of each channel makes all others a step or none
+    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+    ranking = Quantizer(network, inputs).sensitivity(inputs[:1])
+    assert ranking[0].node == victim
+    assert ranking[0].layer == weights.name.removesuffix(".weight")
+    assert [row.snr_db for row in ranking] == sorted(row.snr_db for row in ranking)
+    shares = noise_shares(ranking)
+    assert shares[0] == max(shares)
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_equal_input_gives_equal_bytes(tiny: Any) -> None:
+    network, inputs, quantizer = tiny
+    again = Quantizer(network, inputs).quantised()
+    assert again.SerializeToString(deterministic=True) == quantizer.quantised().SerializeToString(deterministic=True)
+
+
+def test_ranges_are_drawn_in_where_that_loses_less() -> None:
+    random = np.random.default_rng(0)
+    even = random.uniform(-1, 1, 20_000).astype(np.float32)
+    low, high = _least_loss(even, -1.0, 1.0)
+    assert (low, high) == (-1.0, 1.0)
+    with_outlier = np.append(random.normal(0, 0.01, 200_000), 1.0).astype(np.float32)
+    assert _least_loss(with_outlier, 0.0, 1.0)[1] < 1
+    assert _least_loss(np.zeros(5, np.float32), 0.0, 0.0) == (0.0, 0.0)

@@ -1,0 +1,35 @@
+"""Lets the tests of this folder share `training_worlds`, and what several of them start from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+# A busy machine is no failure.
+settings.register_profile("without_deadline", deadline=None)
+settings.load_profile("without_deadline")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 12 small JPEG pictures in YOLO's format: 9 to learn from, 3 to validate on; two classes."""
+    pytest.importorskip("torch", reason="the train extra is not installed")
+    from training_worlds import write_pictures
+
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., object]]:
+    """`commands(ARGS …)` starts the program in a process of its own, without the seconds that importing torch takes."""
+    pytest.importorskip("torch", reason="the train extra is not installed")
+    from training_worlds import Commands
+
+    with Commands(tmp_path_factory.mktemp("commands")) as started:
+        yield started
