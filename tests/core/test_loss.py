@@ -22,6 +22,7 @@ def make_target(unit_xyxy, labels, ignore=None):
 
 EMPTY = make_target([], [])
 ONE = make_target([[0.1, 0.1, 0.4, 0.5]], [3])
+ONE_OF_TWO = make_target([[0.1, 0.1, 0.4, 0.5]], [1])
 THREE = make_target([[0.0, 0.2, 0.5, 0.9], [0.5, 0.5, 1.0, 1.0], [0.3, 0.0, 0.6, 0.2]], [0, 2, 2], [False, True, False])
 BATCHES = {"mixed": [EMPTY, ONE, THREE], "one": [ONE], "empty": [EMPTY], "all empty": [EMPTY, EMPTY]}
 
@@ -410,3 +411,15 @@ def test_parts_of_a_batch_add_up_under_one_divisor(batch, options):
 def test_focal_loss_with_softmax_is_refused():
     with pytest.raises(OptionError, match="focal loss is for sigmoid scores"):
         multibox_loss((random_stage(1, 60, 5),), anchors(60), [ONE], focal=Focal())
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_huge_score_leaves_the_loss_of_other_anchors_exact(activation):
+    anchors_cxcywh = torch.tensor([[0.25, 0.3, 0.3, 0.4], [0.7, 0.7, 0.2, 0.2], [0.8, 0.8, 0.2, 0.2]])
+    logits = torch.zeros(1, 3, 2 + (activation == "softmax"))
+    logits[0, 1] = torch.tensor([1e4, 0.0, 0.0]) if activation == "softmax" else -1e4  # background beyond doubt
+    stage = Stage(torch.zeros(1, 3, 4), logits)
+    losses = multibox_loss((stage,), anchors_cxcywh, [ONE_OF_TWO], activation=activation)
+    each = math.log(3) if activation == "softmax" else 2 * math.log(2)
+    assert losses.positives == 1
+    assert losses.classification.item() == pytest.approx(2 * each, rel=1e-6)

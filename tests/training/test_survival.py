@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import math
+import multiprocessing
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from multibox.data.transforms import Sample
 from multibox.errors import MultiboxError, OptionError
 from multibox.training import loop
 from multibox.training.failures import TrainingError
+from multibox.training.loader import prepare_worker
 from multibox.training.loop import Trainer
 from multibox.training.run import prepared, resume, train
 from multibox.weights import load_detector
@@ -102,6 +105,7 @@ def test_no_readable_picture_at_all_ends_the_run(data: Path, folder: Path, worke
     assert re.search(r"\.jpg: and 8 after it cannot be read \(.*\); check the data set$", str(error))
     assert "\n" not in str(error)
     assert recorder.ends == 1
+    assert multiprocessing.active_children() == []  # though the error is still at hand, with its traceback
 
 
 # ------------------------------------------------------------------------------------------------ not finite
@@ -359,6 +363,44 @@ def test_a_defect_of_a_transform_keeps_its_traceback(data: Path, folder: Path, t
     accident = Accident(tmp_path / "accident", "defect")
     with pytest.raises(ZeroDivisionError, match="a defect of the user's"):
         train(config(data, workers=1), folder=folder, transforms=(accident,))
+
+
+@needs_posix
+@pytest.mark.parametrize("where", ["_step", "_validate", "save"])
+def test_a_failed_run_leaves_no_process_behind(
+    where: str, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        if where != "save" or multiprocessing.active_children():
+            raise MultiboxError("a failure")
+
+    monkeypatch.setattr(Trainer, where, fail)
+    with pytest.raises(MultiboxError, match="a failure") as kept:
+        train(config(data, workers=2), folder=folder)
+    assert kept.value.__traceback__ is not None
+    assert multiprocessing.active_children() == []
+
+
+@needs_posix
+def test_a_worker_obeys_the_request_to_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multibox.training.loader.LINGER", 1)
+    ready, tell = multiprocessing.get_context("fork").Pipe(duplex=False)
+
+    def work() -> None:
+        prepare_worker(0)
+        tell.send("ready")
+        time.sleep(60)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    assert ready.recv() == "ready"
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.terminate()
+    process.join(0.3)
+    assert process.is_alive()
+    process.join(10)
+    assert process.exitcode == -signal.SIGALRM
 
 
 # ------------------------------------------------------------------------------------------------ the best

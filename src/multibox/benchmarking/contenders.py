@@ -131,14 +131,16 @@ class Torchvision:
         owner.postprocess_detections = self._post.around(owner.postprocess_detections)
 
     def call(self, paths: Sequence[Path]) -> Sample:
-        """Look at one file: torchvision's decoder, to floats from 0 to 1, the model with its own resizing."""
-        from torchvision.io import ImageReadMode, decode_image
+        """Look at one file: Pillow's decoder, to floats from 0 to 1, the model with its own resizing."""
+        from PIL import Image
+        from torchvision.transforms.functional import to_tensor
 
         torch = self._torch
         torch.set_num_threads(self.threads)
         with torch.inference_mode():
             started = time.perf_counter()
-            image = decode_image(str(paths[0]), mode=ImageReadMode.RGB).float().div_(255)
+            with Image.open(paths[0]) as file:
+                image = to_tensor(file.convert("RGB"))
             decoded = time.perf_counter()
             self._post.seconds = 0.0
             self._model([image])

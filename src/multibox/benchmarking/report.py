@@ -71,7 +71,7 @@ def _against(rows: list[dict[str, Any]]) -> list[str]:
         "Beside torchvision: the same files, taking turns within this run; milliseconds a picture, and how many times "
         "as long as ours it takes (median over rounds).",
         _table(head, body),
-        "torchvision's detectors run eagerly in float32, with its own decoder, resizing and default thresholds "
+        "torchvision's detectors run eagerly in float32, with Pillow's decoder, their own resizing and thresholds "
         "(score_thresh 0.001 for SSDLite, 0.01 for SSD, 0.05 for Faster R-CNN), and random weights (weights=None): "
         "the network takes as long as with trained ones, but how much there is to post-process differs, so the ratios "
         "are also given without it. (What Faster R-CNN does between its two stages counts as network.)",

@@ -29,11 +29,11 @@ from multibox.sources import expand_sources
 __all__ = ["BenchmarkRequest", "benchmark", "percentiles_ms"]
 
 PICTURES = 64  # at most, spread over the data
-FOLDER_PICTURES = 48  # in one pass of a stream: more than it takes to start
+FOLDER_PICTURES = 32  # in one pass of a stream: more than it takes to start
 WARM_UP_CALLS = 3
 TURN_S = 0.25  # a turn is about as long: long enough to settle, short enough to alternate often
 LONGEST_TURN = 16  # calls
-LEAST_ROUNDS = 5
+LEAST_ROUNDS = 3
 PERCENTILES = (50, 90, 99)
 
 Say = Callable[[str], None]
@@ -88,7 +88,8 @@ class BenchmarkRequest:
 @dataclass
 class _Timed:
     contender: Contender
-    calls: int = 1  # a turn
+    calls: int = 1  # a turn, which takes about
+    turn_s: float = 0.0
     rounds: list[list[Sample]] = field(default_factory=list)
     joules: float | None = 0.0
 
@@ -100,8 +101,8 @@ class _Timed:
 def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[str, Any]:
     """Time a model; the result is plain values, which `multibox.benchmarking.markdown` makes a page of.
 
-    All contenders are open at the same time and take turns of a quarter of a second on the same files, which have been
-    read before. Ratios are medians over rounds, each of contenders that had their turns one after the other.
+    All contenders are open at the same time and take turns of a quarter of a second, or of one call that takes longer,
+    on the same files, which have been read before. Ratios are medians over rounds, in each of which both had a turn.
 
     Raises:
         ModelFileError, MissingDependencyError: the model cannot be opened with an engine that was named.
@@ -118,9 +119,11 @@ def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[s
         folders = [Folder(one, pictures=FOLDER_PICTURES) for one in ours]
         contenders: list[Contender] = [*ours, *folders, *theirs]
         timed = [_Timed(contender) for contender in contenders]
-        say(f"timing {len(timed)} contenders, about {request.seconds * len(timed):.0f} s")
+        say(f"warming up {len(timed)} contenders")
         timed = _warmed_up(timed, paths, notes)
-        _take_turns(timed, paths, seconds=request.seconds * len(timed))
+        seconds = request.seconds * len(timed)
+        say(f"timing, about {max(seconds, LEAST_ROUNDS * sum(entry.turn_s for entry in timed)):.0f} s")
+        _take_turns(timed, paths, seconds=seconds)
         say("starting fresh processes")
         starts = {
             (one.name, one.threads): fresh_process(
@@ -244,6 +247,7 @@ def _warmed_up(timed: list[_Timed], paths: list[Path], notes: list[str]) -> list
             notes.append(f"{entry.contender.name}, batch {entry.contender.batch}: {error}")
             continue
         entry.calls = max(1, min(LONGEST_TURN, round(TURN_S / fastest)))
+        entry.turn_s = entry.calls * fastest
         working.append(entry)
     return working
 

@@ -87,18 +87,20 @@ def fastest_engine(path: Path, candidates: tuple[str, ...]) -> str | None:
     """
     entries = _read(cache_file())
     try:
-        size = path.stat().st_size
+        identity = _identity(path)
     except OSError:
         return None
-    # The digest of a large file takes longer than the rest, so it is made only where an entry could be this file's.
-    if not any(isinstance(entry, dict) and entry.get("size") == size for entry in entries.values()):
+    alike = [e for e in entries.values() if isinstance(e, dict) and e.get("size") == identity["size"]]
+    if not alike:
         return None
-    entry = entries.get(_key(path))
+    # The digest of a large file takes longer than all the rest, so it is made only of one that has not been seen there.
+    known = next((e for e in alike if identity.items() <= e.items() and isinstance(e.get("sha256"), str)), None)
+    entry = entries.get(_key(known["sha256"] if known else _digest(path)))
     timings = entry.get("ms") if isinstance(entry, dict) else None
     if not isinstance(timings, dict):
         return None
-    known = {name: timings[name] for name in candidates if isinstance(timings.get(name), int | float)}
-    return _fastest(known, candidates[0])
+    fitting = {name: timings[name] for name in candidates if isinstance(timings.get(name), int | float)}
+    return _fastest(fitting, candidates[0])
 
 
 def _fastest(timings: Mapping[str, float], default: str) -> str | None:
@@ -120,9 +122,10 @@ def note_timings(path: Path, timings_ms: Mapping[str, float]) -> Path | None:
     file = cache_file()
     if file is None:
         return None
-    key = _key(path)
+    digest = _digest(path)
+    key = _key(digest)
     entries = {name: entry for name, entry in _read(file).items() if name != key}
-    entries[key] = {"model": path.name, "size": path.stat().st_size, "ms": dict(timings_ms)}
+    entries[key] = {**_identity(path), "sha256": digest, "ms": dict(timings_ms)}
     text = json.dumps({"format": 1, "entries": dict(list(entries.items())[-MOST_ENTRIES:])}, indent=1)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -149,21 +152,35 @@ def _read(file: Path | None) -> dict[str, Any]:
     return entries if isinstance(entries, dict) else {}
 
 
-def _key(path: Path) -> str:
-    """Digest of the model, versions of multibox and the engines, processors: all that may change who is the fastest."""
-    import hashlib
-    from importlib.metadata import PackageNotFoundError, version
+def _identity(path: Path) -> dict[str, Any]:
+    """What tells, without reading it, that a file is the one it was."""
+    found = path.stat()
+    return {"path": str(path.absolute()), "size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
-    parts = [f"multibox {multibox.__version__}", f"{usable_cpus()} cpus"]
-    for package in PACKAGES.values():
-        try:
-            parts.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
+
+def _digest(path: Path) -> str:
+    import hashlib
+
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    weights = path.with_suffix(".bin")
-    if path.suffix.lower() == ".xml" and weights.is_file():  # OpenVINO keeps the weights beside
-        with weights.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"{digest.hexdigest()} {', '.join(parts)}"
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _key(digest: str) -> str:
+    """Digest of the model, versions of multibox and the engines, processors: all that may change who is the fastest."""
+    installations = [name for package in PACKAGES.values() for name in _installations(package)]
+    return ", ".join([digest, f"multibox {multibox.__version__}", f"{usable_cpus()} cpus", *installations])
+
+
+def _installations(package: str) -> list[str]:
+    """Names with versions of what is installed of a package, as "openvino-2026.1.0"; read from a folder's listing.
+
+    The standard library's own way loads a parser for e-mail first, which takes longer than the rest of an opening.
+    """
+    try:
+        spec = find_spec(package)
+    except ValueError:  # blocked or half loaded
+        return []
+    if spec is None or spec.origin is None:
+        return []
+    folders = Path(spec.origin).parent.parent.glob(f"{package}*.dist-info")
+    return sorted(folder.name.removesuffix(".dist-info") for folder in folders) or [f"{package} at {spec.origin}"]

@@ -19,7 +19,7 @@ from multibox.models.detector import Detector
 from multibox.postprocess import postprocess_np
 from multibox.preprocess import Geometry, Preprocess
 from multibox.training.distributed import Processes
-from multibox.training.loader import prepare_worker
+from multibox.training.loader import end_workers, prepare_worker
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -78,22 +78,26 @@ def evaluate(
     post = replace(spec.postprocess, score_threshold=THRESHOLD, max_detections=MAX_DETECTIONS)
     found: list[tuple[int, Truth, Detections]] = []
     failures: list[tuple[str, str]] = []
-    for items in loader:
-        failures += [item for item in items if len(item) == 2]
-        usable = [item for item in items if len(item) == 3]
-        if not usable:
-            continue
-        images = torch.stack([image for _, image, _ in usable]).to(processes.device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        last = detector(images)[-1]  # in float32 whatever training computes in, as the model will be used
-        offsets, logits = last.offsets.float().cpu().numpy(), last.logits.float().cpu().numpy()
-        for row, (number, _, geometry) in enumerate(usable):
-            unit_xyxy, scores, labels = postprocess_np(
-                offsets[row], logits[row], anchors, variances=spec.variances, spec=post
-            )
-            boxes, size_hw = geometry.to_picture(unit_xyxy), geometry.picture_size_hw
-            predictions = Detections(boxes, labels, scores, annotations.class_map, size_hw)
-            found.append((number, _truth(annotations, number, size_hw), predictions))
+    batches = iter(loader)
+    try:
+        for items in batches:
+            failures += [item for item in items if len(item) == 2]
+            usable = [item for item in items if len(item) == 3]
+            if not usable:
+                continue
+            images = torch.stack([image for _, image, _ in usable]).to(processes.device)
+            images = images.contiguous(memory_format=torch.channels_last)
+            last = detector(images)[-1]  # in float32 whatever training computes in, as the model will be used
+            offsets, logits = last.offsets.float().cpu().numpy(), last.logits.float().cpu().numpy()
+            for row, (number, _, geometry) in enumerate(usable):
+                unit_xyxy, scores, labels = postprocess_np(
+                    offsets[row], logits[row], anchors, variances=spec.variances, spec=post
+                )
+                boxes, size_hw = geometry.to_picture(unit_xyxy), geometry.picture_size_hw
+                predictions = Detections(boxes, labels, scores, annotations.class_map, size_hw)
+                found.append((number, _truth(annotations, number, size_hw), predictions))
+    finally:
+        end_workers(batches)
     everything = sorted((row for part in processes.gather(found) for row in part), key=lambda row: row[0])
     unread = tuple(failure for part in processes.gather(failures) for failure in part)
     if not processes.writes:

@@ -84,6 +84,8 @@ def find_batch(make: Callable[[int], Trainer], *, report: Callable[[BatchRow], N
                 break
             batch = 2  # batch normalisation refuses single pictures
             continue
+        finally:
+            trainer.close()
         rows.append(BatchRow(batch, batch / seconds, _peak(device)))
         report(rows[-1])
         growth = max(0.0, rows[-1].peak_bytes - before)

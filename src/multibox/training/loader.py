@@ -29,9 +29,19 @@ from multibox.errors import ImageError, MultiboxError
 from multibox.images import read_picture
 from multibox.preprocess import Preprocess
 
-__all__ = ["Batch", "EpochBatches", "TrainingPictures", "make_loader", "open_cache", "prepare_worker", "to_network"]
+__all__ = [
+    "Batch",
+    "EpochBatches",
+    "TrainingPictures",
+    "end_workers",
+    "make_loader",
+    "open_cache",
+    "prepare_worker",
+    "to_network",
+]
 
 NEIGHBOURS = 50  # pictures tried in place of an unreadable one
+LINGER = 60  # seconds that a process of pictures goes on after it was asked to end
 SHUFFLE, PICTURE = 0, 1  # first words of the random streams of orders and of pictures
 
 
@@ -264,8 +274,18 @@ class EpochBatches:
 def prepare_worker(_: int) -> None:
     """What a process that reads pictures does first."""
     torch.set_num_threads(1)  # the training process has the others
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the training process decides
-        signal.signal(number, signal.SIG_IGN)
+    # Both signals may reach the whole group of processes, and the training process decides what follows. But that one
+    # itself ends with SIGTERM what hangs, so this is obeyed after a while.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))
+
+
+def end_workers(batches: Any) -> None:
+    """End the processes behind a loader's iterator now; an error's traceback could keep them until the very end."""
+    end = getattr(batches, "_shutdown_workers", None)
+    if end is not None:
+        end()
 
 
 def make_loader(pictures: TrainingPictures, batches: EpochBatches, *, workers: int, pin: bool) -> DataLoader[Any]:

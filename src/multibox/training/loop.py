@@ -25,7 +25,7 @@ from multibox.training.config import TrainConfig
 from multibox.training.distributed import Processes
 from multibox.training.evaluate import evaluate
 from multibox.training.failures import TrainingError, explained, nonfinite_error
-from multibox.training.loader import Batch, EpochBatches, TrainingPictures, make_loader, to_network
+from multibox.training.loader import Batch, EpochBatches, TrainingPictures, end_workers, make_loader, to_network
 from multibox.training.optim import Ema, learning_rate, make_optimizer, set_training
 from multibox.training.pictures import draw_batch
 
@@ -146,6 +146,11 @@ class Trainer:
         self.progress = Progress()
         self.stop_requested = False
         self._saved_at, self._saved = time.monotonic(), "nothing was saved"
+
+    def close(self) -> None:
+        """End the processes that make batches; they start again when a batch is asked for."""
+        end_workers(self.loader._iterator)
+        self.loader._iterator = None
 
     @property
     def state_path(self) -> Path:

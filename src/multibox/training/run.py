@@ -143,7 +143,7 @@ def prepared(config: TrainConfig, folder: Path, transforms: Sequence[Transform] 
             cache=cache,
         )
         try:
-            yield Trainer(
+            trainer = Trainer(
                 start.detector,
                 pictures,
                 validated,
@@ -153,6 +153,10 @@ def prepared(config: TrainConfig, folder: Path, transforms: Sequence[Transform] 
                 fingerprint=_fingerprint(learnt, validated),
                 save_weights=_weights_writer(config, start, learnt, validated),
             )
+            try:
+                yield trainer
+            finally:
+                trainer.close()
         finally:
             cache_path.unlink(missing_ok=True)
 
