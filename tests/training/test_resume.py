@@ -40,7 +40,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "adamw, no average": {"optimizer": "adamw", "lr0": 1e-3, "ema": 0},
     "accumulating, a worker": {"workers": 1, "accumulate": 2, "optimizer": "adamw", "lr0": 1e-3},
     "sgd, a worker, disk": {"workers": 1, "cache": "disk", "validation": "every second"},
-    "ssdlite": {"model": "ssdlite300_mobilenetv2", "imgsz": 96, "freeze": 2, "epochs": 2, "ema": 0},
+    "ssdlite": {"model": "ssdlite300_mobilenetv2", "imgsz": 96, "freeze": 2, "epochs": 1, "warmup": 0, "batch": 5},
 }
 
 SIGNAL_AFTER_UPDATE = """

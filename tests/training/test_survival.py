@@ -44,6 +44,14 @@ def folder(tmp_path: Path) -> Path:
     return run_folder(tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in which nothing went wrong."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train(config(pictures), folder=folder)
+    return folder
+
+
 def observed(data: Path, folder: Path, **changes: Any) -> tuple[Recorder, Any]:
     """What an observer of a run was told, and the error that ended it or None."""
     recorder = Recorder()
@@ -207,7 +215,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(data: Path, folder: Pat
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_a_full_disk_leaves_the_old_state(
-    count: int, data: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    count: int, pictures: Path, folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     plain = os.fsync
@@ -221,13 +229,11 @@ def test_a_full_disk_leaves_the_old_state(
     monkeypatch.setattr(os, "fsync", fsync)
     message = r"last\.resume\.safetensors: cannot be written \(No space left on device\); what was saved before is unto"
     with pytest.raises(MultiboxError, match=message):
-        train(config(data, save_every=0), folder=folder)
+        train(config(pictures, save_every=0), folder=folder)
     monkeypatch.undo()
     assert not list(folder.rglob("*.partial"))
     assert state_of(folder)[1]["updates"] == {2: 0, 3: 1, 5: 3}[count]
-    assert resume(folder).finished
-    undisturbed = run_folder(tmp_path / "undisturbed")
-    train(config(data, save_every=0), folder=undisturbed)
+    assert resume(folder, save_every=100).finished
     assert_same_run(folder, undisturbed)
 
 
@@ -339,18 +345,27 @@ class Accident:
     ],
 )
 def test_a_lost_worker_is_explained_and_the_run_can_go_on(
-    what: str, reason: str, data: Path, folder: Path, tmp_path: Path
+    what: str, reason: str, pictures: Path, folder: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     accident = Accident(tmp_path / "accident", what)
     saved = r"saved in epoch 1, step \d; go on with: multibox train --resume "
     advice = "often memory has run out: use fewer workers, or cache=none"
     message = rf"^a process that reads pictures has ended \({reason}\); {advice}; {saved}{re.escape(str(folder))}$"
     with pytest.raises(TrainingError, match=message):
-        train(config(data, workers=1, save_every=0), folder=folder, transforms=(accident,))
-    assert resume(folder, transforms=(accident,), workers=0).finished
-    undisturbed = run_folder(tmp_path / "undisturbed")
-    train(config(data), folder=undisturbed, transforms=(accident,))
+        train(config(pictures, workers=1, save_every=0), folder=folder, transforms=(accident,))
+    assert resume(folder, transforms=(accident,), workers=0, save_every=100).finished
     assert_same_run(folder, undisturbed)
+
+
+@needs_posix
+def test_a_worker_lost_by_a_resumed_run_is_explained_too(pictures: Path, folder: Path, tmp_path: Path) -> None:
+    message = "saved in epoch 1, step 0; go on with: multibox train --resume "
+    accident = Accident(tmp_path / "accident", "killed")
+    with pytest.raises(TrainingError, match=message):
+        train(config(pictures, workers=1), folder=folder, transforms=(accident,))
+    accident = Accident(tmp_path / "accident", "killed")
+    with pytest.raises(TrainingError, match=message):
+        resume(folder, transforms=(accident,), workers=1)
 
 
 def test_a_wrong_transform_is_named_from_a_worker_too(data: Path, folder: Path, tmp_path: Path) -> None:

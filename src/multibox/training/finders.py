@@ -79,7 +79,7 @@ def find_batch(make: Callable[[int], Trainer], *, report: Callable[[BatchRow], N
         before, free = _peak(device), free_memory(device)
         try:
             seconds = _timed_steps(trainer)
-        except TrainingError:
+        except (TrainingError, MemoryError, torch.OutOfMemoryError):
             if batch > 1:
                 break
             batch = 2  # batch normalisation refuses single pictures

@@ -448,8 +448,11 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
         }
         save_state(self.state_path, tensors, state)
+        self._saved = self._resumable()
+
+    def _resumable(self) -> str:
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.step}"
-        self._saved = f"saved in {where}; go on with: multibox train --resume {self.folder}"
+        return f"saved in {where}; go on with: multibox train --resume {self.folder}"
 
     def restore(self) -> None:
         """Go on from the saved state.
@@ -481,6 +484,7 @@ class Trainer:
         if scaler:
             self.scaler.load_state_dict(scaler)
         self.progress = Progress(**state)
+        self._saved = self._resumable()
         last = max(0, self.progress.updates - 1)
         rate = learning_rate(self.config.optim, step=last, steps_per_epoch=self.updates_per_epoch)
         for group in self.optimizer.param_groups:
