@@ -35,10 +35,10 @@ def test_a_batch_larger_than_the_data_ends_its_epochs(tmp_path: Path) -> None:
 def test_crops_end_whatever_is_asked_of_them(pictures: Path) -> None:
     options = AugmentOptions(crop_overlaps=(1.0,) * 5, crop_min_scale=0.9, crop_trials=50)
     made = training_pictures(pictures, options=options)
-    started = time.perf_counter()
+    started = time.process_time()
     for number in range(9):
         assert made[0, number][0].rgb.shape == (48, 64, 3)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_the_overlap_of_a_half_is_among_the_crops() -> None:
