@@ -22,11 +22,11 @@ from multibox.training.run import train
 AS_THEY_ARE = {"flip": 0, "photometric": 0, "zoom_out": 0, "crop": 0, "interpolation": 0}
 OPTIONS = {
     "optimizer": "adamw",
-    "lr0": 2e-4,
-    "epochs": 120,
-    "warmup": 10,
+    "lr0": 3e-4,
+    "epochs": 90,
+    "warmup": 5,
     "ema": 0,
-    "val_every": 20,
+    "val_every": 15,
     "batch": 8,
     "workers": 0,
     "weight_decay": 0,

@@ -206,7 +206,7 @@ class Trainer:
 
     def _epoch(self) -> bool:
         """One epoch from wherever it stands, its validation and its save; False when asked to stop."""
-        progress, started = self.progress, time.perf_counter()
+        progress = self.progress
         set_training(self.detector, freeze_norm=self.config.model.freeze_norm)
         self.batches.start(progress.epoch, progress.step)
         self.optimizer.zero_grad()
@@ -227,7 +227,7 @@ class Trainer:
                 return False
             if moved and time.monotonic() - self._saved_at > self.config.run.save_every:
                 self.save()
-        self._finish_epoch(time.perf_counter() - started)
+        self._finish_epoch()
         return not self._should_stop(0)
 
     def _draw(self, batch: Batch) -> None:
@@ -365,7 +365,7 @@ class Trainer:
         for observer in self.observers:
             observer.on_note(text)
 
-    def _finish_epoch(self, elapsed: float) -> None:
+    def _finish_epoch(self) -> None:
         progress, config = self.progress, self.config
         for skipped in self.processes.gather(progress.skipped):
             for path, reason in skipped.items():
