@@ -200,3 +200,16 @@ def test_broken_weights_name_the_model_and_the_picture(tmp_path: Path) -> None:
     onnx.save(model, path)
     with pytest.raises(ModelFileError, match=r"broken\.onnx: it gives nonsense on .*chelsea\.png .*not finite"):
         Detector(path)(CAT)
+
+
+def test_threads_of_the_torch_engine_are_its_own() -> None:
+    torch = pytest.importorskip("torch", reason="the train extra is not installed")
+    before = torch.get_num_threads()
+    detector = load("ssdlite300-coco", engine="torch", threads=before + 1)
+    assert detector.engine.threads == before + 1
+    during = []
+    plain = detector.engine._detector.forward
+    detector.engine._detector.forward = lambda batch: (during.append(torch.get_num_threads()), plain(batch))[1]
+    assert detector(CAT).names == ["cat"]
+    assert during == [before + 1]
+    assert torch.get_num_threads() == before

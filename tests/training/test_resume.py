@@ -122,6 +122,19 @@ def test_a_killed_run_goes_on_bit_for_bit(
 
 
 @needs_posix
+def test_another_number_of_threads_is_said(
+    pictures: Path, commands: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kill = SIGNAL_AFTER_UPDATE.format(count=3, act="os.kill", name="SIGKILL")
+    given = arguments(pictures, save_every=0, project="runs")
+    first = f"import torch\ntorch.set_num_threads({torch.get_num_threads() + 1})\n{kill}"
+    assert commands("train", *given, cwd=tmp_path, first=first).wait() == -signal.SIGKILL
+    assert resume(tmp_path / "runs" / "train", quiet=False).finished
+    note = f"saved by torch with {torch.get_num_threads() + 1} threads, now it has {torch.get_num_threads()}: "
+    assert note in capsys.readouterr().err
+
+
+@needs_posix
 @pytest.mark.parametrize("count", [5, 6, 7, 11])
 def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(
     count: int, pictures: Path, uninterrupted: Callable[[str], Path], commands: Any, tmp_path: Path

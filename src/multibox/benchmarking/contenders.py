@@ -16,6 +16,7 @@ from multibox.errors import MissingDependencyError
 from multibox.images import read_picture
 from multibox.postprocess import postprocess_np
 from multibox.runtime import Detector
+from multibox.runtime.eager import torch_threads
 
 __all__ = ["TORCHVISION", "Contender", "Folder", "Ours", "Sample", "Torchvision"]
 
@@ -69,7 +70,6 @@ class Ours:
     def call(self, paths: Sequence[Path]) -> Sample:
         """Look at `batch` files; the stages are timed within, so each meets the caches as the others left them."""
         card, engine = self.detector.card, self.detector.engine
-        _set_torch_threads(self)
         marks = [time.perf_counter()]
         prepared = [card.preprocess(read_picture(path)) for path in paths]
         images = np.stack([tensor for tensor, _ in prepared])
@@ -96,7 +96,6 @@ class Folder:
 
     def call(self, paths: Sequence[Path]) -> Sample:
         """Look at all the files."""
-        _set_torch_threads(self._ours)
         started = time.perf_counter()
         for _ in self._ours.detector.stream(paths, batch=self._stream_batch, conf=self._ours.conf):
             pass
@@ -136,8 +135,7 @@ class Torchvision:
         from torchvision.transforms.functional import to_tensor
 
         torch = self._torch
-        torch.set_num_threads(self.threads)
-        with torch.inference_mode():
+        with torch_threads(self.threads), torch.inference_mode():
             started = time.perf_counter()
             with Image.open(paths[0]) as file:
                 image = to_tensor(file.convert("RGB"))
@@ -164,11 +162,3 @@ class _Timed:
                 self.seconds += time.perf_counter() - started
 
         return timed
-
-
-def _set_torch_threads(ours: Ours) -> None:
-    """Torch has one number of threads for the whole process, which another contender may have set."""
-    if ours.name == "torch":
-        import torch
-
-        torch.set_num_threads(ours.threads)

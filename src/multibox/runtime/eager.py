@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,25 @@ from numpy.typing import NDArray
 
 from multibox.errors import MissingDependencyError, OptionError
 
-__all__ = ["EagerEngine"]
+__all__ = ["EagerEngine", "torch_threads"]
 
 FloatArray = NDArray[np.float32]
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads within the block; it has one number for the whole process."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class EagerEngine:
@@ -20,7 +38,8 @@ class EagerEngine:
     Args:
         path: the model file.
         device: a torch device name.
-        threads: for torch to compute with, in the whole process; as many as it has set when left out.
+        threads: for torch to compute with in `run`; as many as it has set when left out. The process's own number is
+            left as it was: it would change the last bits of what others compute, a training for one.
 
     Raises:
         MissingDependencyError: torch is not installed.
@@ -45,9 +64,7 @@ class EagerEngine:
                 f"device {device!r} cannot be used: {str(error).splitlines()[0]}; try device=cpu"
             ) from None
         self.device = device
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.threads = torch.get_num_threads()
+        self.threads = threads or torch.get_num_threads()
         self._torch = torch
         detector, self.card = load_detector(path, device=device)
         # Depthwise convolutions run faster on the CPU in this memory order.
@@ -56,7 +73,7 @@ class EagerEngine:
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K] of the last stage."""
         torch = self._torch
-        with torch.inference_mode():
+        with torch_threads(self.threads), torch.inference_mode():
             batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
             last = self._detector(batch)[-1]
             return last.offsets.float().cpu().numpy(), last.logits.float().cpu().numpy()

@@ -446,6 +446,7 @@ class Trainer:
             "anchors_sha256": anchors_digest(self.anchors.cpu().numpy()),
             "ema_updates": self.ema.updates,
             "scaler": self.scaler.state_dict(),
+            "threads": torch.get_num_threads(),
         }
         save_state(self.state_path, tensors, state)
         self._saved = self._resumable()
@@ -454,8 +455,11 @@ class Trainer:
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.step}"
         return f"saved in {where}; go on with: multibox train --resume {self.folder}"
 
-    def restore(self) -> None:
+    def restore(self) -> list[str]:
         """Go on from the saved state.
+
+        Returns:
+            What will make the result differ from that of a run without interruption, a line each.
 
         Raises:
             ModelFileError: there is none, or it is damaged.
@@ -483,12 +487,19 @@ class Trainer:
         scaler = state.pop("scaler")
         if scaler:
             self.scaler.load_state_dict(scaler)
+        before, now = state.pop("threads", None), torch.get_num_threads()
         self.progress = Progress(**state)
         self._saved = self._resumable()
         last = max(0, self.progress.updates - 1)
         rate = learning_rate(self.config.optim, step=last, steps_per_epoch=self.updates_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
+        if before in (None, now):
+            return []
+        return [
+            f"saved by torch with {before} threads, now it has {now}: it rounds sums in another order, so the weights "
+            "will not be those of a run without interruption to the last bit"
+        ]
 
 
 def is_number(value: Any) -> bool:

@@ -166,9 +166,10 @@ def _run(config: TrainConfig, folder: Path, transforms: Sequence[Transform], *, 
         others, progress, folder = trainer.processes, trainer.progress, trainer.folder
         say = _speaker(config, others)
         if resumed:
-            trainer.restore()
+            notes = trainer.restore()
             progress = trainer.progress
-            say(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
+            for line in (f"resumed at epoch {progress.epoch + 1}, step {progress.step}", *notes):
+                say(line)
         elif others.writes:
             (folder / CONFIG_NAME).write_text(to_toml(trainer.config), encoding="utf-8")
         if others.writes:
