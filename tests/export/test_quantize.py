@@ -106,3 +106,71 @@ def test_ranges_are_drawn_in_where_that_loses_less() -> None:
     with_outlier = np.append(random.normal(0, 0.01, 200_000), 1.0).astype(np.float32)
     assert _least_loss(with_outlier, 0.0, 1.0)[1] < 1
     assert _least_loss(np.zeros(5, np.float32), 0.0, 0.0) == (0.0, 0.0)
+
+
+# ------------------------------------------------------------------------------------------------ pointwise heads
+
+
+@pytest.fixture(scope="module")
+def pointwise(exported: Any) -> tuple[Any, list[np.ndarray], Quantizer]:
+    made = exported("ssdlite300_mobilenetv2", (96, 64), None)
+    inputs = [made.card.preprocess(picture)[0] for picture in drawn_pictures()[:3]]
+    return made.network, inputs, Quantizer(made.network, inputs)
+
+
+def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: Any) -> None:
+    network, inputs, quantizer = pointwise
+    assert quantizer.always_float == []
+    last = last_convolutions(network)
+    assert len(last) == 12
+    model = quantizer.quantised()
+    onnx.checker.check_model(model, full_check=True)
+    assert not [node for node in model.graph.node if node.name in last]
+    assert Counter(node.op_type for node in model.graph.node)["Gemm"] == len(last)
+    for ours, theirs in zip(_outputs(network, inputs), _outputs(model, inputs), strict=True):
+        assert ours.shape == theirs.shape
+        assert _snr_db(ours, theirs) > 15
+
+
+def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(pointwise: Any) -> None:
+    """Apart from 8-bit weights and a bias in units of the product, nothing is rounded."""
+    network, inputs, quantizer = pointwise
+    last = last_convolutions(network)
+    plain = quantizer.quantised(keep_float=last)
+    tensors = {tensor.name: tensor for tensor in plain.graph.initializer}
+    for node in plain.graph.node:
+        if node.name in last:
+            weights = tensors[node.input[1]]
+            values = numpy_helper.to_array(weights)
+            rounded = np.empty_like(values)
+            for channel, row in enumerate(values):
+                step = np.abs(row).max() / 127
+                rounded[channel] = [[[round(float(value / step)) * step]] for value in row[:, 0, 0]]
+            weights.CopyFrom(numpy_helper.from_array(rounded, weights.name))
+    product = quantizer.quantised()
+    units = [numpy_helper.to_array(t) for t in product.graph.initializer if t.name.endswith(".unit")]
+    half = max(float(unit.max()) for unit in units) / 2
+    for expected, given in zip(_outputs(plain, inputs), _outputs(product, inputs), strict=True):
+        np.testing.assert_allclose(given, expected, rtol=0, atol=half + 1e-4)
+
+
+def test_pictures_of_a_batch_do_not_mix(pointwise: Any) -> None:
+    import onnxruntime
+
+    _, inputs, quantizer = pointwise
+    runner = onnxruntime.InferenceSession(quantizer.quantised().SerializeToString())
+    together = runner.run(["offsets", "logits"], {"images": np.stack(inputs)})
+    for row, image in enumerate(inputs):
+        for all_of_them, one in zip(together, runner.run(["offsets", "logits"], {"images": image[None]}), strict=True):
+            np.testing.assert_allclose(all_of_them[row], one[0], rtol=0, atol=1e-4)
+
+
+def test_a_head_whose_input_is_float_stays_float(pointwise: Any) -> None:
+    network, inputs, quantizer = pointwise
+    name = last_convolutions(network)[0]
+    conv = next(node for node in network.graph.node if node.name == name)
+    clip = next(node for node in network.graph.node if conv.input[0] in node.output)
+    before = next(node for node in network.graph.node if clip.input[0] in node.output)
+    model = quantizer.quantised(keep_float=[before.name])
+    assert [node.op_type for node in model.graph.node if node.name == name] == ["Conv"]
+    assert _snr_db(_outputs(network, inputs)[1], _outputs(model, inputs)[1]) > 15

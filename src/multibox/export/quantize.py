@@ -1,9 +1,9 @@
 """int8 ONNX: static quantisation with scales measured on pictures, and what it costs layer by layer.
 
 Weights are int8 with a scale for each output channel, activations uint8 (the pair that x86 processors multiply
-fastest), written as QuantizeLinear/DequantizeLinear pairs, which every runtime that has int8 understands. The last
-convolutions of the heads stay in float32: their outputs are offsets and logits, whose range is wide and whose small
-differences decide.
+fastest), written as QuantizeLinear/DequantizeLinear pairs, which every runtime that has int8 understands. The outputs
+of the network stay float32: see `multibox.export.quantize_heads`. Last convolutions that are not pointwise stay float32
+altogether.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from multibox.cpus import usable_cpus
 from multibox.errors import MissingDependencyError
 from multibox.export.heads import RAW_OUTPUTS
+from multibox.export.quantize_heads import is_pointwise, multiply_in_int8, rounded_weights
 
 __all__ = ["Quantizer", "Sensitivity", "last_convolutions", "noise_shares"]
 
 FloatArray = NDArray[np.float32]
 QUANTISED = ("Conv", "Add", "MaxPool", "Relu", "Clip", "GlobalMaxPool")
 COUNTED = ("Conv", "Add")  # what has arithmetic of its own; the others follow what stands before them
-LEVELS, LARGEST_WEIGHT = 255, 127  # steps of uint8, and the largest int8 of a symmetric scale
+LEVELS = 255  # steps of uint8
 SAMPLED = 4096  # values of an activation that are kept of each picture
 SHRINKAGES = np.linspace(0.4, 1.0, 25)  # of an activation's range
 
@@ -60,7 +61,8 @@ class Quantizer:
         except ImportError as error:
             raise MissingDependencyError(error.name or "onnx", "quantising", "export") from None
         self.network = network
-        self.always_float = last_convolutions(network)
+        self._last = last_convolutions(network)
+        self.always_float = [name for name in self._last if not is_pointwise(_node(network, name))]
         self._readers: dict[str, list[Any]] = {}
         for node in network.graph.node:
             for name in node.input:
@@ -74,11 +76,8 @@ class Quantizer:
 
     def layer_of(self, node: str) -> str:
         """What the network calls the weights of a node, or the node's own name."""
-        found = self._node(node)
+        found = _node(self.network, node)
         return str(found.input[1]).removesuffix(".weight") if found.op_type == "Conv" else node
-
-    def _node(self, name: str) -> Any:
-        return next(n for n in self.network.graph.node if n.name == name)
 
     def _activation(self, node: Any) -> Any | None:
         """The ReLU or ReLU6 that alone reads a node."""
@@ -91,9 +90,10 @@ class Quantizer:
         from onnxruntime.quantization.calibrate import TensorsData
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-        excluded = {*self.always_float, *keep_float}
+        kept = {*self.always_float, *keep_float}
+        excluded = {*self._last, *kept}
         # The activation goes with its layer: what stands between them would else be rounded at a far wider range.
-        followers = (self._activation(self._node(name)) for name in list(excluded))
+        followers = (self._activation(_node(self.network, name)) for name in list(excluded))
         excluded |= {follower.name for follower in followers if follower is not None}
         model = type(self.network)()
         model.CopyFrom(self.network)
@@ -113,12 +113,13 @@ class Quantizer:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         made = quantizer.model.model
+        multiply_in_int8(made, [name for name in self._last if name not in kept])
         del made.metadata_props[:]
         made.producer_name, made.producer_version = self.network.producer_name, ""
         return made
 
     def sensitivity(self, inputs: Sequence[FloatArray]) -> list[Sensitivity]:
-        """Each layer rounded alone (its weights, and what it gives), most harmful first.
+        """Each layer rounded alone (its weights, and what it gives to the next), most harmful first.
 
         Args:
             inputs: a few network inputs [3, H, W].
@@ -141,11 +142,12 @@ class Quantizer:
         node = next(n for n in graph.node if n.name == name)
         if node.op_type == "Conv":
             weights = next(t for t in graph.initializer if t.name == node.input[1])
-            values = numpy_helper.to_array(weights)
-            step = np.abs(values).reshape(len(values), -1).max(axis=1).reshape(-1, 1, 1, 1) / LARGEST_WEIGHT
-            rounded = np.rint(values / np.where(step > 0, step, 1)) * step
+            levels, step = rounded_weights(numpy_helper.to_array(weights))
+            rounded = levels * step.reshape(-1, 1, 1, 1)
             weights.CopyFrom(numpy_helper.from_array(rounded.astype(np.float32), weights.name))
-        activation = self._activation(self._node(name))
+        if name in self._last:
+            return model
+        activation = self._activation(node)
         tensor = (activation or node).output[0]
         low, high = (float(limit) for limit in self.ranges[tensor])
         scale = max((high - low) / LEVELS, float(np.finfo(np.float32).tiny))
@@ -202,6 +204,10 @@ def noise_shares(ranking: Sequence[Sensitivity]) -> list[float]:
     """The part of each layer in the noise of all of them, which adds up as long as it is small."""
     noise = [10 ** (-row.snr_db / 10) for row in ranking]
     return [value / sum(noise) for value in noise]
+
+
+def _node(network: Any, name: str) -> Any:
+    return next(node for node in network.graph.node if node.name == name)
 
 
 def last_convolutions(network: Any) -> list[str]:
