@@ -49,7 +49,7 @@ def test_a_page(call: Run) -> None:
     assert code == 0
     assert out.startswith("# ssdlite300-coco (300 × 300)\n\n")
     assert hardware_line() in out
-    rows = [line for line in out.splitlines() if line.startswith("| onnxruntime")]
+    rows = [line for line in out.splitlines() if line.startswith("| ssdlite300-coco | onnxruntime |")]
     assert len(rows) == 2 * 3
     assert all(len(row) == len(rows[i // 2 * 2]) for i, row in enumerate(rows))
     assert "a made-up picture" in out
@@ -114,7 +114,7 @@ def test_the_fastest_of_several_is_noted(call: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(run, "Detector", detector)
     code, out, _ = call("engine=onnxruntime,openvino", "seconds=0.01")
     assert code == 0
-    assert "engine=auto takes openvino for this file on this machine from now on" in out
+    assert "engine=auto takes openvino for ssdlite300-coco on this machine from now on" in out
     assert (tmp_path / "cache" / "engines.json").is_file()
     assert choice.fastest_engine(opened[0].path, ("onnxruntime", "openvino")) == "openvino"
     (tmp_path / "cache" / "engines.json").unlink()
@@ -126,16 +126,28 @@ def test_the_fastest_of_several_is_noted(call: Run, monkeypatch: pytest.MonkeyPa
 
 def test_against_torchvision(call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchvision", reason="the train extra is not installed")
-    few = {"SSDLite320-MobileNetV3": "ssdlite320_mobilenet_v3_large"}
-    monkeypatch.setattr(run, "TORCHVISION", few)
-    code, out, _ = call("engine=onnxruntime", "seconds=0.01", "threads=1", "against=torchvision", "--json")
+    code, out, _ = call("engine=onnxruntime", "seconds=0.01", "threads=1", "against=ssdlite320", "--json")
     assert code == 0
     (row,) = json.loads(out)["against"]
-    assert row["name"] == "torchvision SSDLite320-MobileNetV3"
-    assert 0 < row["times_ours"]["onnxruntime"]["without_postprocess"] < row["times_ours"]["onnxruntime"]["total"]
+    assert row["name"] == "ssdlite320_mobilenet_v3_large"
+    (ratio,) = row["times_ours"]
+    assert (ratio["model"], ratio["engine"]) == ("ssdlite300-coco", "onnxruntime")
+    assert 0 < ratio["without_postprocess"] < ratio["total"]
     assert row["postprocess_ms"]["p50"] > 0
+    monkeypatch.setattr(run, "TORCHVISION", {"ssdlite320": run.TORCHVISION["ssdlite320"]})
     code, out, _ = call("engine=onnxruntime", "seconds=0.01", "threads=1", "against=torchvision")
     assert "random weights (weights=None)" in out
+    assert "| ssdlite300-coco | onnxruntime | ssdlite320_mobilenet_v3_large |" in out
+
+
+def test_several_models(call: Run, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(run.Detector("ssdlite300-coco", engine="onnxruntime").path.read_bytes())
+    code, out, _ = call("ssdlite300-coco", other, "engine=onnxruntime", "seconds=0.01", "threads=1", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert [row["model"] for row in found["rows"]] == ["ssdlite300-coco", str(other)]
+    assert found["models"][str(other)] == {"name": "ssdlite300-coco", "input_hw": [300, 300]}
 
 
 def test_torchvision_names_are_its_own() -> None:
@@ -153,7 +165,7 @@ def test_torchvision_names_are_its_own() -> None:
         (["threads=two"], 2, "'two' is no list of whole numbers from 1"),
         (["conf=1"], 2, "1.0 is not in the range 0<=x<1."),
         (["seconds=0"], 2, "0.0 is not in the range x>0."),
-        (["against=yolo"], 2, "'yolo' is not 'torchvision'."),
+        (["against=yolo"], 1, "against: unknown 'yolo'; known: fasterrcnn, fasterrcnn320, ssd300, "),
     ],
 )
 def test_refusals(call: Run, args: list[str], code: int, message: str) -> None:
@@ -163,7 +175,16 @@ def test_refusals(call: Run, args: list[str], code: int, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"batches": ()}, {"batches": (0,)}, {"threads": (-1,)}, {"conf": 1.0}, {"against": "x"}, {"seconds": 0}]
+    "values",
+    [
+        {"batches": ()},
+        {"batches": (0,)},
+        {"threads": (-1,)},
+        {"conf": 1.0},
+        {"against": ("x",)},
+        {"models": ()},
+        {"seconds": 0},
+    ],
 )
 def test_requests_are_checked(values: dict[str, Any]) -> None:
     with pytest.raises(OptionError):

@@ -20,12 +20,12 @@ from multibox.runtime.eager import torch_threads
 
 __all__ = ["TORCHVISION", "Contender", "Folder", "Ours", "Sample", "Torchvision"]
 
-# Short names of torchvision's detectors and their builders.
+# torchvision's builders by what they are called here.
 TORCHVISION = {
-    "SSDLite320-MobileNetV3": "ssdlite320_mobilenet_v3_large",
-    "SSD300-VGG16": "ssd300_vgg16",
-    "Faster R-CNN MobileNetV3-320": "fasterrcnn_mobilenet_v3_large_320_fpn",
-    "Faster R-CNN ResNet50-FPN": "fasterrcnn_resnet50_fpn",
+    "ssdlite320": "ssdlite320_mobilenet_v3_large",
+    "ssd300": "ssd300_vgg16",
+    "fasterrcnn320": "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fasterrcnn": "fasterrcnn_resnet50_fpn",
 }
 
 
@@ -59,10 +59,17 @@ class Contender(Protocol):
 
 
 class Ours:
-    """A detector, one call at a time: decoding and resizing, the network, post-processing of scores above `conf`."""
+    """A detector, one call at a time: decoding and resizing, the network, post-processing of scores above `conf`.
 
-    def __init__(self, detector: Detector, *, batch: int, conf: float) -> None:
-        self.detector, self.batch, self.conf = detector, batch, conf
+    Args:
+        model: what it is called in the tables.
+        detector: it.
+        batch: pictures a call.
+        conf: least score.
+    """
+
+    def __init__(self, model: str, detector: Detector, *, batch: int, conf: float) -> None:
+        self.model, self.detector, self.batch, self.conf = model, detector, batch, conf
         self._anchors = detector.card.anchors_cxcywh()
         self._spec = replace(detector.card.postprocess, score_threshold=conf)
         self.name, self.threads = detector.engine.name, detector.engine.threads
@@ -121,7 +128,7 @@ class Torchvision:
             from torchvision.models import detection
         except ImportError as error:
             raise MissingDependencyError(error.name or "torchvision", "the comparison", "train") from None
-        self.name, self.threads = f"torchvision {name}", threads
+        self.name, self.threads = TORCHVISION[name], threads
         self._torch = torch
         torch.manual_seed(0)
         self._model = getattr(detection, TORCHVISION[name])(weights=None, weights_backbone=None).eval()

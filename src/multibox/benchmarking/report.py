@@ -7,30 +7,32 @@ from typing import Any
 
 __all__ = ["markdown"]
 
+WHO = ("model", "engine", "threads", "batch")
+
 
 def markdown(found: dict[str, Any]) -> str:
     """What `multibox.benchmarking.benchmark` found, as tables with what they were measured on and how."""
-    height, width = found["input_hw"]
+    sizes = {name: "{} × {}".format(*about["input_hw"]) for name, about in found["models"].items()}
     data = "a made-up picture" if found["data"] is None else f"{found['pictures']} pictures of {found['data']}"
     rows = found["rows"]
     parts = [
-        f"# {found['model']} ({height} × {width})",
+        "# " + ", ".join(f"{name} ({size})" for name, size in sizes.items()),
         f"{found['hardware']}; {data}; scores above {found['conf']:g}.",
         "One call after the other, from file to detections; milliseconds a call.",
         _table(
-            ("engine", "threads", "batch", "p50", "p90", "p99", "decode, resize", "network", "post", "pictures/s"),
+            (*WHO, "p50", "p90", "p99", "decode, resize", "network", "post", "pictures/s"),
             [(*_who(r), *_three(r["total_ms"]), *_halves(r), f"{r['pictures_per_s']:.1f}") for r in rows],
         ),
         "The network alone, without decoding and post-processing; milliseconds a call.",
         _table(
-            ("engine", "threads", "batch", "p50", "p90", "p99", "pictures/s"),
+            (*WHO, "p50", "p90", "p99", "pictures/s"),
             [(*_who(r), *_three(r["network_ms"]), f"{r['network_pictures_per_s']:.1f}") for r in rows],
         ),
         "A folder in one go (`multibox predict FOLDER`), and a new process: imports and opening the model (load), the "
         "first detection after that (first), all from its start to that result (start), its peak memory in MB, and "
         "joules a picture, one call after the other, of the whole machine.",
         _table(
-            ("engine", "threads", "batch", "pictures/s", "× one by one", "load ms", "first ms", "start ms", "MB", "J"),
+            (*WHO, "pictures/s", "× one by one", "load ms", "first ms", "start ms", "MB", "J"),
             [
                 (
                     *_who(r),
@@ -44,9 +46,10 @@ def markdown(found: dict[str, Any]) -> str:
     ]
     if found["against"]:
         parts += _against(found["against"])
-    if auto := found["auto"]:
+    for auto in found["auto"]:
         parts.append(
-            f"engine=auto takes {auto['engine']} for this file on this machine from now on (noted in {auto['file']})."
+            f"engine=auto takes {auto['engine']} for {auto['model']} on this machine from now on (noted in "
+            f"{auto['file']})."
             if auto["file"]
             else "The fastest engine could not be noted: the cache folder cannot be written to."
         )
@@ -55,22 +58,31 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def _against(rows: list[dict[str, Any]]) -> list[str]:
-    engines = list(dict.fromkeys(name for row in rows for name in row["times_ours"]))
-    head = ["detector", "threads", "p50", "p90", "p99", "network", "post"]
-    for name in engines:
-        head += [f"× {name}", f"× {name} without post"]
-    body = []
-    for row in rows:
-        ratios = []
-        for name in engines:
-            ratio = row["times_ours"].get(name)
-            ratios += [_number(ratio and ratio[key], 2) for key in ("total", "without_postprocess")]
-        medians = (f"{row[key]['p50']:.1f}" for key in ("network_ms", "postprocess_ms"))
-        body.append((row["name"], str(row["threads"]), *_three(row["total_ms"]), *medians, *ratios))
+    body = [
+        (
+            row["name"],
+            str(row["threads"]),
+            *_three(row["total_ms"]),
+            *(f"{row[key]['p50']:.1f}" for key in ("network_ms", "postprocess_ms")),
+        )
+        for row in rows
+    ]
+    ratios = [
+        (
+            ours["model"],
+            ours["engine"],
+            row["name"],
+            str(row["threads"]),
+            *(_number(ours[key], 2) for key in ("total", "without_postprocess")),
+        )
+        for row in rows
+        for ours in row["times_ours"]
+    ]
     return [
-        "Beside torchvision: the same files, taking turns within this run; milliseconds a picture, and how many times "
-        "as long as ours it takes (median over rounds).",
-        _table(head, body),
+        "torchvision's detectors on the same files, taking turns with ours within this run; milliseconds a picture.",
+        _table(("torchvision", "threads", "p50", "p90", "p99", "network", "post"), body),
+        "How many times as long as ours they take (median over rounds).",
+        _table(("model", "engine", "torchvision", "threads", "×", "× without post"), ratios),
         "torchvision's detectors run eagerly in float32, with Pillow's decoder, their own resizing and thresholds "
         "(score_thresh 0.001 for SSDLite, 0.01 for SSD, 0.05 for Faster R-CNN), and random weights (weights=None): "
         "the network takes as long as with trained ones, but how much there is to post-process differs, so the ratios "
@@ -78,8 +90,8 @@ def _against(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _who(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["engine"], str(row["threads"]), str(row["batch"])
+def _who(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["model"], row["engine"], str(row["threads"]), str(row["batch"])
 
 
 def _three(values: dict[str, float]) -> list[str]:
@@ -95,15 +107,16 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Numbers to the right, and columns as wide as they need, so that the source can be read too."""
+    """Words to the left, numbers to the right, and columns as wide as they need, so that the source can be read too."""
+    words = {i for i, name in enumerate(head) if name in ("model", "engine", "torchvision")}
     widths = [max(len(str(row[i])) for row in (head, *rows)) for i in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
         padded = [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i in words else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         return "| " + " | ".join(padded) + " |"
 
-    rule = "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
+    rule = "|" + "|".join("-" * (w + 1) + ("-" if i in words else ":") for i, w in enumerate(widths)) + "|"
     return "\n".join([line(head), rule, *map(line, rows)])

@@ -35,6 +35,7 @@ TURN_S = 0.25  # a turn is about as long: long enough to settle, short enough to
 LONGEST_TURN = 16  # calls
 LEAST_ROUNDS = 3
 PERCENTILES = (50, 90, 99)
+ALL_OF_THEM = "torchvision"
 
 Say = Callable[[str], None]
 
@@ -44,13 +45,13 @@ class BenchmarkRequest:
     """What to time; checked on construction.
 
     Args:
-        model: a shipped model's name or a model file.
-        engines: names from `multibox.runtime.engine.ENGINES`; those that are installed and open the model when empty.
+        models: shipped models' names or model files.
+        engines: names from `multibox.runtime.engine.ENGINES`; those that are installed and open a model when empty.
         data: a folder of pictures, a data set, or None for a made-up picture.
         batches: pictures given to the network at once.
         threads: to compute with; as many as this process may use when empty.
         conf: scores above it are post-processed.
-        against: "torchvision" to time its detectors beside, or None.
+        against: detectors of torchvision to time beside, keys of `TORCHVISION`; "torchvision" stands for all.
         seconds: for each contender, about.
         remember: keep which engine was the fastest, for engine=auto.
 
@@ -58,17 +59,19 @@ class BenchmarkRequest:
         OptionError: a value that is unknown or out of range.
     """
 
-    model: str = DEFAULT_MODEL
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
     engines: tuple[str, ...] = ()
     data: str | None = None
     batches: tuple[int, ...] = (1,)
     threads: tuple[int, ...] = ()
     conf: float = DISPLAY_THRESHOLD
-    against: str | None = None
+    against: tuple[str, ...] = ()
     seconds: float = 5.0
     remember: bool = True
 
     def __post_init__(self) -> None:
+        if not self.models:
+            raise OptionError("models: name at least one")
         for engine in self.engines:
             if engine not in ENGINES:
                 raise OptionError(f"unknown engine {engine!r}; {did_you_mean(engine, ENGINES)}")
@@ -79,8 +82,9 @@ class BenchmarkRequest:
             raise OptionError("batches: name at least one number of pictures")
         if not 0 <= self.conf < 1:
             raise OptionError(f"conf must be a number from 0 below 1, got {self.conf}")
-        if self.against not in {None, "torchvision"}:
-            raise OptionError(f"against must be torchvision, got {self.against!r}")
+        for name in self.against:
+            if name not in (ALL_OF_THEM, *TORCHVISION):
+                raise OptionError(f"against: unknown {name!r}; {did_you_mean(name, (ALL_OF_THEM, *TORCHVISION))}")
         if not self.seconds > 0:
             raise OptionError(f"seconds must be above 0, got {self.seconds}")
 
@@ -112,10 +116,9 @@ def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[s
     with _files(request.data, notes) as paths:
         ours = _ours(request, notes, say)
         theirs: list[Contender] = []
-        if request.against:
-            for name in TORCHVISION:
-                say(f"opening torchvision's {name}")
-                theirs += [Torchvision(name, threads=threads) for threads in sorted({o.threads for o in ours})]
+        for name in TORCHVISION if ALL_OF_THEM in request.against else request.against:
+            say(f"opening torchvision's {TORCHVISION[name]}")
+            theirs += [Torchvision(name, threads=threads) for threads in sorted({o.threads for o in ours})]
         folders = [Folder(one, pictures=FOLDER_PICTURES) for one in ours]
         contenders: list[Contender] = [*ours, *folders, *theirs]
         timed = [_Timed(contender) for contender in contenders]
@@ -126,14 +129,14 @@ def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[s
         _take_turns(timed, paths, seconds=seconds)
         say("starting fresh processes")
         starts = {
-            (one.name, one.threads): fresh_process(
+            (one.model, one.name, one.threads): fresh_process(
                 str(one.detector.path), engine=one.name, threads=one.threads, picture=paths[0]
             )
             for one in ours
         }
     alive = {id(entry.contender): entry for entry in timed}
     rows = [
-        _row(alive[id(one)], alive.get(id(folder)), starts[one.name, one.threads])
+        _row(one, alive[id(one)], alive.get(id(folder)), starts[one.model, one.name, one.threads])
         for one, folder in zip(ours, folders, strict=True)
         if id(one) in alive
     ]
@@ -141,16 +144,18 @@ def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[s
         raise ContractError("nothing could be timed: " + "; ".join(notes))
     return {
         "hardware": hardware_line(),
-        "model": ours[0].detector.card.name,
-        "input_hw": list(ours[0].detector.card.preprocess.size_hw),
+        "models": {
+            one.model: {"name": one.detector.card.name, "input_hw": list(one.detector.card.preprocess.size_hw)}
+            for one in ours
+        },
         "data": request.data,
         "pictures": len(paths),
         "conf": request.conf,
         "rows": rows,
         "against": [
-            _comparison(alive[id(one)], _counterpart(alive, ours, one.threads)) for one in theirs if id(one) in alive
+            _comparison(alive[id(one)], _counterparts(alive, ours, one.threads)) for one in theirs if id(one) in alive
         ],
-        "auto": _remembered(request, ours, alive) if request.remember else None,
+        "auto": list(_remembered(request, ours, alive)) if request.remember else [],
         "notes": notes,
     }
 
@@ -159,21 +164,24 @@ def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[s
 
 
 def _ours(request: BenchmarkRequest, notes: list[str], say: Say) -> list[Ours]:
-    names = request.engines or tuple(_openers(request.model))
     found = []
-    for engine in names:
-        for threads in request.threads or (usable_cpus(),):
-            say(f"opening {request.model} with {engine}, {threads} threads")
-            try:
-                detector = Detector(request.model, engine=engine, threads=threads)
-            except MultiboxError as error:
-                if request.engines or len(names) == 1:
-                    raise
-                notes.append(f"{engine} left out: {error}")
-                continue
-            found += [Ours(detector, batch=batch, conf=request.conf) for batch in request.batches]
-    if not found:
-        raise OptionError(f"no engine that opens {request.model} works here: {'; '.join(notes)}")
+    for model in request.models:
+        names = request.engines or tuple(_openers(model))
+        opened = []
+        for engine in names:
+            for threads in request.threads or (usable_cpus(),):
+                say(f"opening {model} with {engine}, {threads} threads")
+                try:
+                    detector = Detector(model, engine=engine, threads=threads)
+                except MultiboxError as error:
+                    if request.engines or len(names) == 1:
+                        raise
+                    notes.append(f"{model}, {engine} left out: {error}")
+                    continue
+                opened += [Ours(model, detector, batch=batch, conf=request.conf) for batch in request.batches]
+        if not opened:
+            raise OptionError(f"no engine that opens {model} works here: {'; '.join(notes)}")
+        found += opened
     return found
 
 
@@ -280,15 +288,16 @@ def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
     return {f"p{p}": 1e3 * float(np.percentile(seconds, p)) for p in PERCENTILES}
 
 
-def _row(entry: _Timed, folder: _Timed | None, start: dict[str, float | None] | None) -> dict[str, Any]:
+def _row(one: Ours, entry: _Timed, folder: _Timed | None, start: dict[str, float | None] | None) -> dict[str, Any]:
     samples = entry.samples
     pictures, spent = sum(s.pictures for s in samples), sum(s.total for s in samples)
     passes = folder.samples if folder else []
     folder_spent = sum(s.total for s in passes)
     return {
-        "engine": entry.contender.name,
-        "threads": entry.contender.threads,
-        "batch": entry.contender.batch,
+        "model": one.model,
+        "engine": one.name,
+        "threads": one.threads,
+        "batch": one.batch,
         "calls": len(samples),
         "total_ms": percentiles_ms([s.total for s in samples]),
         "network_ms": percentiles_ms([s.network for s in samples]),
@@ -319,13 +328,14 @@ def _ratio(slower: _Timed, faster: _Timed, *, without_postprocess: bool = False)
     return float(np.median([a_picture(a) / a_picture(b) for a, b in pairs]))
 
 
-def _counterpart(alive: dict[int, _Timed], ours: list[Ours], threads: int) -> list[_Timed]:
+def _counterparts(alive: dict[int, _Timed], ours: list[Ours], threads: int) -> list[tuple[Ours, _Timed]]:
     """Ours at one picture a call and as many threads, or at the smallest batch that was asked for."""
     least = min(one.batch for one in ours)
-    return [alive[id(one)] for one in ours if id(one) in alive and one.threads == threads and one.batch == least]
+    fitting = [one for one in ours if id(one) in alive and one.threads == threads and one.batch == least]
+    return [(one, alive[id(one)]) for one in fitting]
 
 
-def _comparison(theirs: _Timed, ours: list[_Timed]) -> dict[str, Any]:
+def _comparison(theirs: _Timed, ours: list[tuple[Ours, _Timed]]) -> dict[str, Any]:
     samples = theirs.samples
     return {
         "name": theirs.contender.name,
@@ -334,27 +344,32 @@ def _comparison(theirs: _Timed, ours: list[_Timed]) -> dict[str, Any]:
         "total_ms": percentiles_ms([s.total for s in samples]),
         "network_ms": percentiles_ms([s.network for s in samples]),
         "postprocess_ms": percentiles_ms([s.postprocess for s in samples]),
-        "times_ours": {
-            entry.contender.name: {
+        "times_ours": [
+            {
+                "model": one.model,
+                "engine": one.name,
                 "total": _ratio(theirs, entry),
                 "without_postprocess": _ratio(theirs, entry, without_postprocess=True),
             }
-            for entry in ours
-        },
+            for one, entry in ours
+        ],
     }
 
 
-def _remembered(request: BenchmarkRequest, ours: list[Ours], alive: dict[int, _Timed]) -> dict[str, Any] | None:
-    """Note the engines that "auto" could choose for this file; None where there are no two to choose from."""
+def _remembered(request: BenchmarkRequest, ours: list[Ours], alive: dict[int, _Timed]) -> Iterator[dict[str, Any]]:
+    """Note the engines that "auto" could choose for each file, where there are two to choose from."""
     wanted = [one for one in ours if id(one) in alive and one.batch == 1 and one.threads == usable_cpus()]
-    path = wanted[0].detector.path if wanted else None
-    timings = {
-        one.name: percentiles_ms([s.network for s in alive[id(one)].samples])["p50"]
-        for one in wanted
-        if one.detector.path == path
-    }
-    if path is None or len(timings) < 2:
-        return None
-    file = note_timings(path, timings)
-    candidates = tuple(name for name, opened in ENGINES.items() if path.suffix.lower() in opened)
-    return {"file": str(file) if file else None, "engine": fastest_engine(path, candidates) if file else None}
+    for model in request.models:
+        mine = [one for one in wanted if one.model == model]
+        path = mine[0].detector.path if mine else None
+        timings = {
+            one.name: percentiles_ms([s.network for s in alive[id(one)].samples])["p50"]
+            for one in mine
+            if one.detector.path == path
+        }
+        if path is None or len(timings) < 2:
+            continue
+        file = note_timings(path, timings)
+        candidates = tuple(name for name, opened in ENGINES.items() if path.suffix.lower() in opened)
+        engine = fastest_engine(path, candidates) if file else None
+        yield {"model": model, "file": str(file) if file else None, "engine": engine}

@@ -33,7 +33,7 @@ class _Several(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 
 
 @click.command("benchmark", cls=KeyValueCommand)
-@click.argument("model", default=DEFAULT_MODEL)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
     "--engine", type=_Several(numbers=False), default=(), metavar="A,B", help="[default: all that are installed]"
 )
@@ -45,23 +45,29 @@ class _Several(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.option(
     "--conf", type=Number(0, 1, max_open=True), default=0.5, show_default=True, help="Only scores above this."
 )
-@click.option("--against", type=click.Choice(["torchvision"]), help="Time its detectors beside ours, as ratios.")
+@click.option(
+    "--against",
+    type=_Several(numbers=False),
+    default=(),
+    metavar="torchvision|A,B",
+    help="Time its detectors beside ours, as ratios: all, or some of ssdlite320, ssd300, fasterrcnn320, fasterrcnn.",
+)
 @click.option("--seconds", type=Number(0, min_open=True), default=5.0, show_default=True, help="A contender, about.")
 @click.option(
     "--remember/--no-remember", default=True, show_default=True, help="Note the fastest engine for engine=auto."
 )
 @click.option("--json/--no-json", "as_json", default=False, help="Print one JSON object.")
 @click.option("--quiet/--no-quiet", default=False, help="Say nothing while it runs.")
-def command(model: str, **options: Any) -> None:
-    """Time MODEL on this machine: latency, throughput, start, memory, energy where it can be read.
+def command(models: tuple[str, ...], **options: Any) -> None:
+    """Time each MODEL on this machine: latency, throughput, start, memory, energy where it can be read.
 
-    Engines, batches and numbers of threads take turns on the same files. The fastest engine is noted in your cache
-    folder, and engine=auto uses it from then on.
+    Without MODEL it is ssdlite300-coco. Models, engines, batches and numbers of threads take turns on the same files.
+    The fastest engine is noted in your cache folder, and engine=auto uses it from then on.
     """
     from multibox.benchmarking import BenchmarkRequest, benchmark, markdown
 
     request = BenchmarkRequest(
-        model=model,
+        models=tuple(dict.fromkeys(models)) or (DEFAULT_MODEL,),
         engines=options["engine"],
         data=options["data"],
         batches=options["batch"],
