@@ -166,7 +166,9 @@ def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[s
 def _ours(request: BenchmarkRequest, notes: list[str], say: Say) -> list[Ours]:
     found = []
     for model in request.models:
-        names = request.engines or tuple(_openers(model))
+        fitting = _fitting(model)
+        asked = [name for name in request.engines if name in fitting] or request.engines
+        names = tuple(asked or [name for name in fitting if installed(name)] or fitting[:1] or ["onnxruntime"])
         opened = []
         for engine in names:
             for threads in request.threads or (usable_cpus(),):
@@ -185,11 +187,10 @@ def _ours(request: BenchmarkRequest, notes: list[str], say: Say) -> list[Ours]:
     return found
 
 
-def _openers(model: str) -> Iterator[str]:
-    """Installed engines for a model; for a file that none opens the first one, whose error says what is wrong."""
+def _fitting(model: str) -> list[str]:
+    """Engines that open such a file; none for one that no engine opens, whose error says what is wrong."""
     suffix = Path(model).suffix.lower()
-    fitting = [name for name, opened in ENGINES.items() if model in CATALOGUE or suffix in opened]
-    yield from [name for name in fitting if installed(name)] or fitting[:1] or ["onnxruntime"]
+    return [name for name, opened in ENGINES.items() if model in CATALOGUE or suffix in opened]
 
 
 @contextmanager
