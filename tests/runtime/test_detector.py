@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +214,34 @@ def test_threads_of_the_torch_engine_are_its_own() -> None:
     assert detector(CAT).names == ["cat"]
     assert during == [before + 1]
     assert torch.get_num_threads() == before
+
+
+def test_the_compiled_engine_gives_what_the_eager_one_gives(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the train extra is not installed")
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    from multibox.export.source import open_source
+    from multibox.weights.store import save_detector
+
+    network, card = open_source("tinyssd256", size_hw=(64, 64))
+    path = tmp_path / "tiny.safetensors"
+    save_detector(path, network, card)
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)
+    compiled = load(path, engine="torch-compile").engine
+    assert compiled.name == "torch-compile"
+    for ours, theirs in zip(compiled.run(images), load(path, engine="torch").engine.run(images), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_a_compiler_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="the train extra is not installed")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no compiler found\nmore")
+
+    monkeypatch.setattr(torch, "compile", lambda _: broken)
+    with pytest.raises(
+        OptionError, match=r"engine 'torch-compile' does not work here \(no compiler found\); use engine"
+    ):
+        load("ssdlite300-coco", engine="torch-compile")
+    assert load("ssdlite300-coco").engine.name == "onnxruntime"

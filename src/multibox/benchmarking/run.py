@@ -22,7 +22,7 @@ from multibox.errors import ContractError, ImageError, MultiboxError, OptionErro
 from multibox.images import read_picture
 from multibox.runtime import Detector
 from multibox.runtime.choice import fastest_engine, installed, note_timings
-from multibox.runtime.engine import ENGINES
+from multibox.runtime.engine import BY_NAME_ONLY, ENGINES
 from multibox.runtime.options import DISPLAY_THRESHOLD
 from multibox.sources import expand_sources
 
@@ -168,7 +168,8 @@ def _ours(request: BenchmarkRequest, notes: list[str], say: Say) -> list[Ours]:
     for model in request.models:
         fitting = _fitting(model)
         asked = [name for name in request.engines if name in fitting] or request.engines
-        names = tuple(asked or [name for name in fitting if installed(name)] or fitting[:1] or ["onnxruntime"])
+        unasked = [name for name in fitting if name not in BY_NAME_ONLY]
+        names = tuple(asked or [name for name in unasked if installed(name)] or unasked[:1] or ["onnxruntime"])
         opened = []
         for engine in names:
             for threads in request.threads or (usable_cpus(),):
@@ -371,6 +372,6 @@ def _remembered(request: BenchmarkRequest, ours: list[Ours], alive: dict[int, _T
         if path is None or len(timings) < 2:
             continue
         file = note_timings(path, timings)
-        candidates = tuple(name for name, opened in ENGINES.items() if path.suffix.lower() in opened)
+        candidates = tuple(name for name in _fitting(str(path)) if name not in BY_NAME_ONLY)
         engine = fastest_engine(path, candidates) if file else None
         yield {"model": model, "file": str(file) if file else None, "engine": engine}

@@ -35,7 +35,11 @@ class _Several(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 @click.command("benchmark", cls=KeyValueCommand)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
-    "--engine", type=_Several(numbers=False), default=(), metavar="A,B", help="[default: all that are installed]"
+    "--engine",
+    type=_Several(numbers=False),
+    default=(),
+    metavar="A,B",
+    help="[default: all that are installed, but for torch-compile]",
 )
 @click.option("--data", metavar="FOLDER|DATASET", help="Pictures to time on.  [default: a made-up one]")
 @click.option("--batch", type=_Several(numbers=True), default="1", show_default=True, metavar="1,4", help="A call.")

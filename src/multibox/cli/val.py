@@ -57,7 +57,9 @@ HEADLINE = {
     "--aliases", metavar="A:X,B:", help="Where model classes go in the data, if names do not settle it; B: nowhere."
 )
 @click.option("--agnostic-nms/--no-agnostic-nms", default=False, help="Boxes of different classes suppress each other.")
-@click.option("--engine", default="auto", show_default=True, help="auto, onnxruntime or torch.")
+@click.option(
+    "--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino, torch or torch-compile."
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--metrics-engine", default="auto", show_default=True, help="auto, pycocotools, hotcoco or numpy.")
 @click.option(

@@ -31,7 +31,12 @@ __all__ = [
 
 ENGINE_VARIABLE = "MULTIBOX_ENGINE"
 CACHE_VARIABLE = "MULTIBOX_CACHE"
-PACKAGES = {"onnxruntime": "onnxruntime", "torch": "torch", "openvino": "openvino"}  # of each engine
+PACKAGES = {  # of each engine
+    "onnxruntime": "onnxruntime",
+    "torch": "torch",
+    "openvino": "openvino",
+    "torch-compile": "torch",
+}
 MOST_ENTRIES = 200  # models in the file; the oldest go first
 CLEARLY = 0.95  # of the default's time: by less than this an engine is not worth a change of the last digits
 

@@ -64,10 +64,10 @@ class Detector:
 
     Args:
         model: a shipped model's name (see `multibox list`) or a `.onnx`, `.safetensors` or OpenVINO `.xml` file.
-        engine: "auto", "onnxruntime", "torch" or "openvino". "auto" is what the environment variable MULTIBOX_ENGINE
-            names; without it, the engine that `multibox benchmark` found to be the fastest for this file on this
-            machine; without that, the first that opens the file. For a shipped model "torch" takes its `.safetensors`
-            file.
+        engine: "auto" or a key of `multibox.runtime.engine.ENGINES` ("onnxruntime", "openvino", "torch" …). "auto" is
+            what the environment variable MULTIBOX_ENGINE names; without it, the engine that `multibox benchmark` found
+            to be the fastest for this file on this machine; without that, the first that opens the file. For a shipped
+            model "torch" takes its `.safetensors` file.
         device: "cpu", "cuda", "cuda:1" …
         threads: processors to use; as many as this process may (its container's quota included) when left out.
 

@@ -13,7 +13,7 @@ from multibox.card import ModelCard
 from multibox.errors import ModelFileError, OptionError, did_you_mean
 from multibox.runtime.choice import fastest_engine
 
-__all__ = ["ENGINES", "INPUT", "OUTPUTS", "Engine", "open_engine", "refuse_head", "suffixes_of"]
+__all__ = ["BY_NAME_ONLY", "ENGINES", "INPUT", "OUTPUTS", "Engine", "open_engine", "refuse_head", "suffixes_of"]
 
 FloatArray = NDArray[np.float32]
 INPUT, OUTPUTS = "images", ("offsets", "logits")  # of every exported file an engine runs
@@ -52,7 +52,10 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "onnxruntime": (".onnx",),
     "torch": (".safetensors",),
     "openvino": (".onnx", ".xml"),
+    "torch-compile": (".safetensors",),
 }
+# Those that take so long to open that they have to be asked for.
+BY_NAME_ONLY = frozenset({"torch-compile"})
 
 
 def suffixes_of(engine: str) -> tuple[str, ...]:
@@ -77,7 +80,7 @@ def open_engine(path: Path, *, engine: str, device: str, threads: int | None = N
     """
     suffix = path.suffix.lower()
     if engine == "auto":
-        candidates = tuple(name for name, opened in ENGINES.items() if suffix in opened)
+        candidates = tuple(name for name, opened in ENGINES.items() if suffix in opened and name not in BY_NAME_ONLY)
         engine = candidates[0]
         if len(candidates) > 1 and device == "cpu":
             engine = fastest_engine(path, candidates) or engine
@@ -86,10 +89,11 @@ def open_engine(path: Path, *, engine: str, device: str, threads: int | None = N
     if suffix not in ENGINES[engine]:
         opened = " and ".join(ENGINES[engine])
         raise OptionError(f"engine {engine!r} opens {opened} files, not {path.name!r}; use engine=auto")
-    if engine == "torch":
-        from multibox.runtime.eager import EagerEngine
+    if engine in ("torch", "torch-compile"):
+        from multibox.runtime.eager import CompiledEngine, EagerEngine
 
-        return EagerEngine(path, device=device, threads=threads)
+        kind = CompiledEngine if engine == "torch-compile" else EagerEngine
+        return kind(path, device=device, threads=threads)
     if engine == "openvino":
         from multibox.runtime.openvino import OpenVinoEngine
 
