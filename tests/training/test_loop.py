@@ -88,7 +88,8 @@ def plain_loop(options: TrainConfig) -> dict[str, torch.Tensor]:
     "changes",
     [
         {"epochs": 1, "warmup": 0},
-        {"accumulate": 2, "batch": 2, "clip_norm": 0.5, "schedule": "steps", "weight_decay": 0.1},
+        {"accumulate": 2, "batch": 2, "clip_norm": 0.5, "schedule": "steps", "weight_decay": 0.1, "epochs": 2,
+         "lr0": 5e-3},
         {"model": "ssdlite300_mobilenetv2", "imgsz": "96x128", "class_loss": "focal", "focal_gamma": 1.0, "epochs": 1,
          "box_loss": "ciou", "box_weight": 2, "match_iou": 0.4, "clip_norm": 0, "lr0": 1e-3, "warmup": 0, "batch": 9},
     ],
