@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
 from PIL import Image
 
-import multibox.verification.run as flow
+import multibox.verification.written as written
 from multibox import Detector
 from multibox.cli import main
 from multibox.verification.pictures import drawn_pictures
@@ -64,14 +64,14 @@ def test_frigate_takes_pictures_of_the_networks_size_and_has_a_label_file(run: A
 
 
 def test_a_broken_export_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    compose = flow.compose
+    compose = written.compose
 
     def without_suppression(network: Any, card: Any, **options: Any) -> Any:
         from dataclasses import replace
 
         return compose(network, replace(card, postprocess=replace(card.postprocess, nms_iou=1.0)), **options)
 
-    monkeypatch.setattr(flow, "compose", without_suppression)
+    monkeypatch.setattr(written, "compose", without_suppression)
     code, _, err = run(*TINY, "head=nms", "batch=2")
     assert code == 1
     assert "multibox: head nms: " in err

@@ -1,0 +1,131 @@
+"""The search for an int8 file that costs no more than is allowed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multibox.card import ModelCard
+from multibox.evaluation import EvaluationSet
+from multibox.export.heads import HEADS
+from multibox.export.onnx import export_metadata, network_graph, write_onnx
+from multibox.export.openvino import convert, write_openvino
+from multibox.export.quantize import Quantizer, noise_shares
+from multibox.verification.accuracy import cost, predictions
+from multibox.verification.artefact import Artefact, EagerReference
+from multibox.verification.pictures import evenly, read_pictures
+from multibox.verification.request import ExportRequest
+from multibox.verification.selection import CALIBRATED, Selection
+from multibox.verification.written import composed
+
+__all__ = ["Int8"]
+
+SENSITIVITY_PICTURES = 4
+LARGEST_SHARE = 0.2  # of the noise of all layers together; one with more stays in float32 from the start
+
+Say = Callable[[str], None]
+
+
+class Int8:
+    """Quantise, measure, and give layers back to float32 until the cost is allowed."""
+
+    def __init__(
+        self, request: ExportRequest, detector: Any, card: ModelCard, network: Any, data: Selection, say: Say
+    ) -> None:
+        self._request, self._card, self._network, self._data, self._say = request, card, network, data, say
+        indexes = evenly(len(data.calibrate), CALIBRATED)
+        self._pictures = read_pictures(data.calibrate, indexes)
+        self._inputs = [card.preprocess(picture)[0] for picture in self._pictures]
+        say(f"measuring scales on {len(self._inputs)} pictures")
+        batch = request.fixed_batch
+        self._free = network if batch in (None, 1) else network_graph(detector, card)
+        self._quantizer = Quantizer(self._free, self._inputs)
+        self.reference: EvaluationSet = predictions(
+            EagerReference(detector, card).see, card, data.measure, engine="torch", name="network"
+        )
+
+    def write(self, path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+        """Write the file; what was done for the report."""
+        self._say("measuring every layer's share of the rounding noise")
+        ranking = self._quantizer.sensitivity(self._inputs[:SENSITIVITY_PICTURES])
+        shares = noise_shares(ranking)
+        kept = [row.node for row, share in zip(ranking, shares, strict=True) if share > LARGEST_SHARE]
+        trials: list[dict[str, Any]] = []
+        limit = self._request.tolerances.max_drop
+        while True:
+            drops = self._drops(kept)
+            trials.append({"float_layers": [self._quantizer.layer_of(node) for node in kept], **drops})
+            self._say(
+                f"int8 with {len(kept)} layers given back: AP50 falls by {drops['ap50']:.4f}, AP by {drops['ap']:.4f}"
+            )
+            if max(drops.values()) <= limit or len(kept) == len(self._quantizer.layers):
+                break
+            kept = [row.node for row in ranking[: 2 * max(1, len(kept))]]
+        self._write_one(path, kept, metadata, final=True)
+        return {
+            "engine": "nncf" if path.suffix == ".xml" else "onnxruntime.quantization",
+            "calibration_pictures": len(self._inputs),
+            "float_layers": [self._quantizer.layer_of(node) for node in (*self._quantizer.always_float, *kept)],
+            "int8_layers": len(self._quantizer.layers) - len(kept),
+            "trials": trials,
+            "sensitivity": [
+                {"layer": row.layer, "snr_db": round(row.snr_db, 2), "noise_share": round(share, 4)}
+                for row, share in zip(ranking, shares, strict=True)
+            ],
+            "selection": "layers are chosen by their noise on calibration pictures, their number by AP on the "
+            "measured pictures",
+        }
+
+    def _drops(self, kept: Sequence[str]) -> dict[str, float]:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Path(folder) / f"trial{self._request.suffix}"
+            metadata = export_metadata(self._card, head=HEADS["raw"], batch=None, preprocess=False, precision="int8")
+            self._write_one(trial, kept, metadata, final=False)
+            artefact = Artefact(trial)
+            after = predictions(artefact.see, artefact.card, self._data.measure, engine="int8", name="int8")
+            found = cost(self.reference, after, resamples=1)
+        return {metric: found.drop(metric) for metric in ("ap50", "ap")}
+
+    def _write_one(self, path: Path, kept: Sequence[str], metadata: dict[str, str], *, final: bool) -> None:
+        request, card = self._request, self._card
+        if path.suffix == ".onnx":
+            quantised = self._quantizer.quantised(keep_float=kept)
+            if not final:
+                write_onnx(quantised, path, metadata)
+                return
+            if self._free is not self._network:
+                quantised = _with_batch(quantised, request.fixed_batch)
+            write_onnx(composed(quantised, card, request), path, metadata)
+            return
+        from multibox.export.quantize_openvino import quantise_openvino
+
+        model = convert(composed(self._network, card, request) if final else self._free)
+        always = [*self._quantizer.always_float, *kept]
+        inputs: list[NDArray[Any]] = [image[None] for image in self._inputs]
+        picture_hw = request.picture_hw(card)
+        if final and picture_hw is not None:
+            inputs = [_at(picture, picture_hw)[None] for picture in self._pictures]
+        elif final and request.takes_pictures:
+            inputs = [picture[None] for picture in self._pictures]
+        if final and (request.fixed_batch or 1) > 1:
+            inputs = [np.repeat(image, request.fixed_batch or 1, axis=0) for image in inputs]
+        write_openvino(quantise_openvino(model, inputs, keep_float=always), path, metadata)
+
+
+def _at(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(picture).resize((size_hw[1], size_hw[0])))
+
+
+def _with_batch(model: Any, batch: int | None) -> Any:
+    """A graph with a free batch, pinned to one."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch or 1
+    del model.graph.value_info[:]
+    return model
