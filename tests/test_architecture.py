@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_heavy_packages_stay_where_they_belong(path: Path) -> None:
 def loaded_by(code: str) -> set[str]:
     """Top-level packages in a fresh interpreter after running some code."""
     program = f"{code}\nimport sys; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
-    environment = {"PYTHONPATH": str(SOURCE.parent), "PATH": "", "PYTHONSAFEPATH": "1"}
+    environment = {"PYTHONPATH": str(SOURCE.parent), "PATH": "", "PYTHONSAFEPATH": "1", "MULTIBOX_CACHE": os.devnull}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     return set(done.stdout.split())
 

@@ -82,6 +82,39 @@ def test_a_broken_export_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+def test_a_triton_repository_that_is_broken_is_refused_whole(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (*TINY, "format=triton", "head=nms", "preprocess=true")
+    write = written.write_triton
+
+    def shifted(model: Any, folder: Path, metadata: Any, card: Any) -> None:
+        write(model, folder, metadata, card)
+        config = folder / "config.pbtxt"
+        config.write_text(config.read_text(encoding="utf-8").replace("TYPE_INT64", "TYPE_FP32"), encoding="utf-8")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(written, "write_triton", shifted)
+        code, _, err = run(*arguments)
+    assert code == 1
+    assert "config.pbtxt: output 'count' is TYPE_INT64 [-1] in the model, declared is TYPE_FP32 [-1]" in err
+    assert sorted(p.name for p in Path().iterdir()) == ["tinyssd256-nms.rejected", "tinyssd256-nms.report.json"]
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert "wrote tinyssd256-nms and tinyssd256-nms.report.json" in out
+    assert sorted(p.as_posix() for p in Path().rglob("*")) == [
+        "tinyssd256-nms",
+        "tinyssd256-nms.report.json",
+        "tinyssd256-nms/1",
+        "tinyssd256-nms/1/model.onnx",
+        "tinyssd256-nms/config.pbtxt",
+        "tinyssd256-nms/labels.txt",
+    ]
+    Path("tinyssd256-nms/2").mkdir()
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert "tinyssd256-nms exists and is not an unchanged export of ours" in err
+    assert Path("tinyssd256-nms/2").is_dir()
+
+
 def write_dataset(folder: Path) -> Path:
     """Drawn pictures with a box each, as CSV: some to train on, some to measure on."""
     folder.mkdir()
@@ -121,6 +154,9 @@ def test_int8_end_to_end(run: Any, tmp_path: Path) -> None:
         (["format=onnx-int8"], "give data=DATASET"),
         (["calibrate=x"], "calibrate is for int8"),
         (["output=a.xml"], "format=onnx is written to a .onnx file"),
+        (["format=triton", "head=tflite4"], "format=triton has the heads raw, decoded, nms, not tflite4"),
+        (["format=triton", "head=frigate"], "format=triton has the heads raw, decoded, nms, not frigate"),
+        (["format=triton", "output=a.onnx"], "format=triton is written to a folder, not 'a.onnx'"),
         (["tolerance=0"], "tolerance"),
         (["data=nowhere"], "there is no such file or folder"),
     ],

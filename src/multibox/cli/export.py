@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 EXIT_REFUSED = 1
-FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8")
+FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8", "triton")
 HEADS = {
     "raw": "offsets and logits, for multibox itself",
     "decoded": "boxes [B, A, 4] and scores [B, A, C], before suppression",
@@ -64,7 +64,8 @@ def command(model: str, **options: Any) -> int:
 
     MODEL is a shipped model, a .safetensors file, or the name of a network (random weights). The written file is run
     on pictures and compared with MODEL: prepared input, raw outputs level by level, detections, and AP where DATASET
-    has boxes. A file that differs is renamed to NAME.rejected and the exit status is 1. The report stays beside it.
+    has boxes. A file that differs (with format=triton, a folder) is renamed to NAME.rejected and the exit status is 1.
+    The report stays beside it.
     """
     try:
         import onnx  # noqa: F401

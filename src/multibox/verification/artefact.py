@@ -18,9 +18,11 @@ from multibox.detections import Detections
 from multibox.errors import ModelFileError
 from multibox.export.heads import FRIGATE_LABEL_BASE, RAW_OUTPUTS
 from multibox.export.intake import NETWORK_INPUT
+from multibox.export.triton import MODEL
 from multibox.postprocess import PostprocessSpec, nms_np, postprocess_np
 from multibox.preprocess import Geometry
 from multibox.quiet import import_quietly
+from multibox.verification.repository import Repository
 
 __all__ = ["Artefact", "EagerReference", "Found", "Seen"]
 
@@ -54,12 +56,16 @@ class Session(Protocol):
         """Every output by name."""
         ...
 
+    def faults(self, card: ModelCard) -> list[str]:
+        """What the files beside the graph say of it and of a model that is not so; a line each."""
+        ...
+
 
 class Artefact:
-    """An exported `.onnx` or `.xml` file; everything it needs to be fed and read comes from its own metadata.
+    """An exported file, or folder of a Triton repository; all it needs to be fed and read is in its own metadata.
 
     Args:
-        path: the file.
+        path: the `.onnx` or `.xml` file, or the folder.
         probe: also return the tensors on the way (the network's input after in-graph preprocessing, and the raw
             predictions). The graph that runs is then a copy with these as further outputs.
 
@@ -69,7 +75,7 @@ class Artefact:
 
     def __init__(self, path: Path, *, probe: bool = False) -> None:
         self.path = path
-        opener = _openvino_session if path.suffix == ".xml" else _onnx_session
+        opener = _openvino_session if path.suffix == ".xml" else _triton_session if path.is_dir() else _onnx_session
         try:
             self._session, metadata = opener(path, (NETWORK_INPUT, *RAW_OUTPUTS) if probe else ())
         except (OSError, RuntimeError, ValueError, TypeError) as error:
@@ -86,6 +92,10 @@ class Artefact:
             height, width = json.loads(metadata["picture_hw"])
             self.picture_hw = (height, width)
         self._anchors = self.card.anchors_cxcywh()
+
+    def faults(self, card: ModelCard) -> list[str]:
+        """Where the files beside the graph, if there are any, contradict it or the model of a card; a line each."""
+        return self._session.faults(card)
 
     def fitted(self, pictures: Iterable[Picture]) -> Iterator[Picture]:
         """The pictures as the file's user would deliver them: all of one size, if it takes no other."""
@@ -132,7 +142,7 @@ class Artefact:
         if self.head == "decoded":
             return _suppressed(out["boxes_unit_xyxy"][place], out["scores"][place], spec)
         if self.head == "nms":
-            rows = out["detections"][place][: int(out["count"][place])]
+            rows = out["detections"][place][: out["count"][place].item()]
             return Found(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
         if self.head == "frigate":
             rows = out["detection_out"][0, 0]
@@ -216,14 +226,17 @@ class _Onnx:
         options.log_severity_level = 3
         options.intra_op_num_threads = usable_cpus()
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self._names = [output.name for output in self._session.get_outputs()]
+        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._names = [output.name for output in self.session.get_outputs()]
 
     def run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        return dict(zip(self._names, self._session.run(None, {"images": images}), strict=True))
+        return dict(zip(self._names, self.session.run(None, {"images": images}), strict=True))
+
+    def faults(self, card: ModelCard) -> list[str]:
+        return []
 
 
-def _onnx_session(path: Path, probes: Sequence[str]) -> tuple[Session, dict[str, str]]:
+def _onnx_session(path: Path, probes: Sequence[str]) -> tuple[_Onnx, dict[str, str]]:
     import onnx
     from onnx import TensorProto, helper
 
@@ -234,6 +247,11 @@ def _onnx_session(path: Path, probes: Sequence[str]) -> tuple[Session, dict[str,
         if name in made:
             model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return _Onnx(model.SerializeToString() if probes else path.read_bytes()), metadata
+
+
+def _triton_session(path: Path, probes: Sequence[str]) -> tuple[Session, dict[str, str]]:
+    inner, metadata = _onnx_session(path / MODEL, probes)
+    return Repository(path, inner.session, further=probes), metadata
 
 
 class _OpenVino:
@@ -259,6 +277,9 @@ class _OpenVino:
             value = np.array(self._request.get_output_tensor(place).data)
             out |= dict.fromkeys(names, value)
         return out
+
+    def faults(self, card: ModelCard) -> list[str]:
+        return []
 
 
 def _openvino_session(path: Path, probes: Sequence[str]) -> tuple[Session, dict[str, str]]:

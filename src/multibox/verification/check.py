@@ -127,6 +127,10 @@ def verify(
         exact = plain.metadata.get("precision", "float32") == "float32"
         report = Report(path.name, plain.head, plain.metadata.get("precision", "float32"), limits)
         _check_names(report, plain, card)
+        faults = plain.faults(card)
+        if faults:
+            report.failures += faults
+            return report
         fitted = list(plain.fitted(pictures))
         expected = list(source.see(fitted))
         inside = list(probed.see(fitted))

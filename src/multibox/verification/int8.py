@@ -21,7 +21,7 @@ from multibox.verification.artefact import Artefact, EagerReference
 from multibox.verification.pictures import evenly, read_pictures
 from multibox.verification.request import ExportRequest
 from multibox.verification.selection import CALIBRATED, Selection
-from multibox.verification.written import composed
+from multibox.verification.written import composed, metadata_for
 
 __all__ = ["Int8"]
 
@@ -49,7 +49,7 @@ class Int8:
             EagerReference(detector, card).see, card, data.measure, engine="torch", name="network"
         )
 
-    def write(self, path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    def write(self, path: Path) -> dict[str, Any]:
         """Write the file; what was done for the report."""
         self._say("measuring every layer's share of the rounding noise")
         ranking = self._quantizer.sensitivity(self._inputs[:SENSITIVITY_PICTURES])
@@ -66,7 +66,7 @@ class Int8:
             if max(drops.values()) <= limit or len(kept) == len(self._quantizer.layers):
                 break
             kept = [row.node for row in ranking[: 2 * max(1, len(kept))]]
-        self._write_one(path, kept, metadata, final=True)
+        self._write_one(path, kept, metadata_for(self._card, self._request), final=True)
         return {
             "engine": "nncf" if path.suffix == ".xml" else "onnxruntime.quantization",
             "calibration_pictures": len(self._inputs),

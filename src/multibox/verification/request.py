@@ -18,7 +18,9 @@ FORMATS = {
     "openvino": "OpenVINO's .xml with its .bin",
     "onnx-int8": "a quantised .onnx file",
     "openvino-int8": "a quantised OpenVINO .xml with its .bin",
+    "triton": "a model of a Triton repository: a folder with config.pbtxt, 1/model.onnx and labels.txt",
 }
+TRITON_HEADS = ("raw", "decoded", "nms")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class ExportRequest:
         preprocess: take 8-bit pictures and prepare them inside. Left out: only for the head "frigate".
         size_hw: input (height, width); the model's own when left out.
         conf, iou, max_det, agnostic_nms: of the in-graph suppression; the model's own when left out.
-        output: the file; named after the model when left out.
+        output: the file, or folder of "triton"; named after the model when left out.
         data: a data set to compare and measure on; int8 needs one.
         split: of the data set; left out, its validation or test part, or all.
         calibrate, calibrate_split: where int8 scales are measured; left out, the data set's training part, or every
@@ -80,8 +82,16 @@ class ExportRequest:
             raise OptionError(f"format={self.format} measures its scales and its cost on pictures; give data=DATASET")
         if (self.calibrate or self.calibrate_split) and not self.is_int8:
             raise OptionError(f"calibrate is for int8, not for format={self.format}")
-        if self.output is not None and self.output.suffix != self.suffix:
+        if self.format == "triton":
+            self._require_triton()
+        elif self.output is not None and self.output.suffix != self.suffix:
             raise OptionError(f"format={self.format} is written to a {self.suffix} file, not {self.output.name!r}")
+
+    def _require_triton(self) -> None:
+        if self.head not in TRITON_HEADS:
+            raise OptionError(f"format=triton has the heads {', '.join(TRITON_HEADS)}, not {self.head}; use head=nms")
+        if self.output is not None and (self.output.suffix in (".onnx", ".xml") or not self.output.name):
+            raise OptionError(f"format=triton is written to a folder, not {str(self.output)!r}; give output=NAME")
 
     @property
     def is_int8(self) -> bool:
@@ -90,7 +100,9 @@ class ExportRequest:
 
     @property
     def suffix(self) -> str:
-        """Of the file."""
+        """Of the file; none of a folder."""
+        if self.format == "triton":
+            return ""
         return ".xml" if self.format.startswith("openvino") else ".onnx"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,14 @@ from pathlib import Path
 from multibox.errors import MissingDependencyError
 from multibox.export.onnx import network_graph
 from multibox.export.source import open_source
+from multibox.export.triton import require_free
 from multibox.quiet import import_quietly
 from multibox.verification.check import Report, verify
 from multibox.verification.int8 import Int8
 from multibox.verification.pictures import drawn_pictures, evenly, read_pictures
 from multibox.verification.request import ExportRequest
 from multibox.verification.selection import select
-from multibox.verification.written import composed, metadata_for, write, write_frigate_labels
+from multibox.verification.written import composed, write, write_frigate_labels
 
 __all__ = ["Outcome", "export_verified"]
 
@@ -48,16 +50,18 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
     card = request.asked(card)
     data = None if request.data is None else select(request)
     path = request.file_for(card)
+    if request.format == "triton":
+        require_free(path)
+        require_free(_rejected(path))
     say(f"writing {path}: {card.name}, head {request.head}, {request.batch_words}")
     network = network_graph(detector, card, batch=request.fixed_batch)
-    metadata = metadata_for(card, request)
     reference, quantisation = None, {}
     if request.is_int8:
         assert data is not None
         work = Int8(request, detector, card, network, data, say)
-        reference, quantisation = work.reference, work.write(path, metadata)
+        reference, quantisation = work.reference, work.write(path)
     else:
-        write(composed(network, card, request), path, metadata)
+        write(composed(network, card, request), path, card, request)
     if request.head == "frigate":
         write_frigate_labels(path.with_suffix(".labels.txt"), card)
     pictures = drawn_pictures()
@@ -79,11 +83,17 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
     return _settled(path, report)
 
 
+def _rejected(path: Path) -> Path:
+    return path.with_name(path.name + ".rejected")
+
+
 def _settled(path: Path, report: Report) -> Outcome:
     """Rename what failed, and write the report."""
     report_path = path.with_suffix(path.suffix + ".report.json")
     report.write(report_path)
-    rejected = path.with_name(path.name + ".rejected")
+    rejected = _rejected(path)
+    if rejected.is_dir():
+        shutil.rmtree(rejected)
     rejected.unlink(missing_ok=True)
     if report.passed:
         return Outcome(path, report_path, report)

@@ -9,6 +9,7 @@ from multibox.card import ModelCard
 from multibox.export.heads import FRIGATE_LABEL_BASE, HEADS
 from multibox.export.onnx import compose, export_metadata, write_onnx
 from multibox.export.openvino import convert, write_openvino
+from multibox.export.triton import write_triton
 from multibox.verification.request import ExportRequest
 
 __all__ = ["composed", "metadata_for", "write", "write_frigate_labels"]
@@ -38,9 +39,12 @@ def metadata_for(card: ModelCard, request: ExportRequest) -> dict[str, str]:
     )
 
 
-def write(model: Any, path: Path, metadata: dict[str, str]) -> None:
-    """Write an `onnx.ModelProto` in the format that the file's suffix names."""
-    if path.suffix == ".xml":
+def write(model: Any, path: Path, card: ModelCard, request: ExportRequest) -> None:
+    """Write an `onnx.ModelProto`, in float32, in the format that was asked for."""
+    metadata = metadata_for(card, request)
+    if request.format == "triton":
+        write_triton(model, path, metadata, card)
+    elif request.format == "openvino":
         write_openvino(convert(model), path, metadata)
     else:
         write_onnx(model, path, metadata)
