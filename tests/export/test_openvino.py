@@ -56,7 +56,7 @@ def test_the_engine_agrees_with_eager_torch(tmp_path: Path, exported: Any) -> No
 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head(head: str, tmp_path: Path, exported: Any) -> None:
-    made = exported(batch=1) if HEADS[head].single else exported()
+    made = exported("tinyssd256", (96, 64), 1 if HEADS[head].single else None)
     path = written(made, tmp_path / "a.xml", head, preprocess=head == "nms")
     pictures = [np.asarray(read_picture(EXAMPLES[0])), *drawn_pictures()[3:6]]
     report = verify(path, made.detector, made.card, pictures)

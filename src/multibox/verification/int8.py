@@ -23,7 +23,7 @@ from multibox.verification.request import ExportRequest
 from multibox.verification.selection import CALIBRATED, Selection
 from multibox.verification.written import composed, metadata_for
 
-__all__ = ["Int8"]
+__all__ = ["Int8", "with_batch"]
 
 SENSITIVITY_PICTURES = 4
 LARGEST_SHARE = 0.2  # of the noise of all layers together; one with more stays in float32 from the start
@@ -99,7 +99,7 @@ class Int8:
                 write_onnx(quantised, path, metadata)
                 return
             if self._free is not self._network:
-                quantised = _with_batch(quantised, request.fixed_batch)
+                quantised = with_batch(quantised, request.fixed_batch)
             write_onnx(composed(quantised, card, request), path, metadata)
             return
         from multibox.export.quantize_openvino import quantise_openvino
@@ -123,7 +123,7 @@ def _at(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint
     return np.asarray(Image.fromarray(picture).resize((size_hw[1], size_hw[0])))
 
 
-def _with_batch(model: Any, batch: int | None) -> Any:
+def with_batch(model: Any, batch: int | None) -> Any:
     """A graph with a free batch, pinned to one."""
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch or 1
