@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
 from onnx import numpy_helper
 
-from multibox.export.quantize import Quantizer, _least_loss, _outputs, _snr_db, last_convolutions, noise_shares
+from multibox.export.quantize import Quantizer, _outputs, last_convolutions, least_loss, noise_shares, snr_db
 from multibox.verification.pictures import drawn_pictures
 
 
@@ -54,7 +54,7 @@ def test_heads_stay_float_and_all_else_is_int8(tiny: Any) -> None:
 def test_outputs_stay_near(tiny: Any) -> None:
     network, inputs, quantizer = tiny
     for ours, theirs in zip(_outputs(network, inputs), _outputs(quantizer.quantised(), inputs), strict=True):
-        assert _snr_db(ours, theirs) > 20
+        assert snr_db(ours, theirs) > 20
 
 
 def test_layers_given_back_are_float_with_their_activations(tiny: Any) -> None:
@@ -67,7 +67,7 @@ def test_layers_given_back_are_float_with_their_activations(tiny: Any) -> None:
     one = quantizer.quantised(keep_float=[first])
     node = next(n for n in one.graph.node if n.name == first)
     assert [reader.op_type for reader in read_by(one, node.output[0])] == ["Relu"]
-    assert _snr_db(_outputs(network, inputs)[1], _outputs(one, inputs)[1]) > 20
+    assert snr_db(_outputs(network, inputs)[1], _outputs(one, inputs)[1]) > 20
 
 
 def test_sensitivity_finds_the_layer_that_was_made_sensitive(tiny: Any, exported: Any) -> None:
@@ -101,11 +101,11 @@ def test_equal_input_gives_equal_bytes(tiny: Any) -> None:
 def test_ranges_are_drawn_in_where_that_loses_less() -> None:
     random = np.random.default_rng(0)
     even = random.uniform(-1, 1, 20_000).astype(np.float32)
-    low, high = _least_loss(even, -1.0, 1.0)
+    low, high = least_loss(even, -1.0, 1.0)
     assert (low, high) == (-1.0, 1.0)
     with_outlier = np.append(random.normal(0, 0.01, 200_000), 1.0).astype(np.float32)
-    assert _least_loss(with_outlier, 0.0, 1.0)[1] < 1
-    assert _least_loss(np.zeros(5, np.float32), 0.0, 0.0) == (0.0, 0.0)
+    assert least_loss(with_outlier, 0.0, 1.0)[1] < 1
+    assert least_loss(np.zeros(5, np.float32), 0.0, 0.0) == (0.0, 0.0)
 
 
 # ------------------------------------------------------------------------------------------------ pointwise heads
@@ -129,7 +129,7 @@ def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: Any) -> None:
     assert Counter(node.op_type for node in model.graph.node)["Gemm"] == len(last)
     for ours, theirs in zip(_outputs(network, inputs), _outputs(model, inputs), strict=True):
         assert ours.shape == theirs.shape
-        assert _snr_db(ours, theirs) > 15
+        assert snr_db(ours, theirs) > 15
 
 
 def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(pointwise: Any) -> None:
@@ -173,4 +173,4 @@ def test_a_head_whose_input_is_float_stays_float(pointwise: Any) -> None:
     before = next(node for node in network.graph.node if clip.input[0] in node.output)
     model = quantizer.quantised(keep_float=[before.name])
     assert [node.op_type for node in model.graph.node if node.name == name] == ["Conv"]
-    assert _snr_db(_outputs(network, inputs)[1], _outputs(model, inputs)[1]) > 15
+    assert snr_db(_outputs(network, inputs)[1], _outputs(model, inputs)[1]) > 15

@@ -12,7 +12,7 @@ from multibox.cpus import usable_cpus
 __all__ = ["EnergyMeter", "hardware_line", "peak_memory_mb"]
 
 POWERCAP = Path("/sys/class/powercap")
-PACKAGES = ("multibox", "onnxruntime", "openvino", "torch", "torchvision", "numpy", "pillow")
+PACKAGES = ("multibox", "onnxruntime", "openvino", "ai-edge-litert", "torch", "torchvision", "numpy", "pillow")
 
 
 def hardware_line() -> str:

@@ -191,7 +191,11 @@ def _ours(request: BenchmarkRequest, notes: list[str], say: Say) -> list[Ours]:
 def _fitting(model: str) -> list[str]:
     """Engines that open such a file; none for one that no engine opens, whose error says what is wrong."""
     suffix = Path(model).suffix.lower()
-    return [name for name, opened in ENGINES.items() if model in CATALOGUE or suffix in opened]
+    return [
+        name
+        for name, opened in ENGINES.items()
+        if suffix in opened or (model in CATALOGUE and CATALOGUE[model].path(opened[0]).is_file())
+    ]
 
 
 @contextmanager

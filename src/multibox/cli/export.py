@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 EXIT_REFUSED = 1
-FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8", "triton")
+FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8", "litert", "litert-int8", "triton")
 HEADS = {
     "raw": "offsets and logits, for multibox itself",
     "decoded": "boxes [B, A, 4] and scores [B, A, C], before suppression",

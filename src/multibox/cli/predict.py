@@ -47,7 +47,7 @@ BAR_FROM = 10  # pictures; fewer are over before a bar tells anything
 @click.option("--tile-overlap", type=Number(0, 1, max_open=True), default=0.2, show_default=True, help="Of the side.")
 @click.option("--workers", type=click.IntRange(min=1), help="Pictures looked at at once.  [default: processors, to 8]")
 @click.option(
-    "--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino, torch or torch-compile."
+    "--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino, litert, torch or torch-compile."
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--save/--no-save", default=None, help="Write pictures with drawn boxes.  [default: yes, unless json]")

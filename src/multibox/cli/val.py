@@ -58,7 +58,7 @@ HEADLINE = {
 )
 @click.option("--agnostic-nms/--no-agnostic-nms", default=False, help="Boxes of different classes suppress each other.")
 @click.option(
-    "--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino, torch or torch-compile."
+    "--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino, litert, torch or torch-compile."
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--metrics-engine", default="auto", show_default=True, help="auto, pycocotools, hotcoco or numpy.")

@@ -22,7 +22,7 @@ from multibox.errors import MissingDependencyError
 from multibox.export.heads import RAW_OUTPUTS
 from multibox.export.quantize_heads import is_pointwise, multiply_in_int8, rounded_weights
 
-__all__ = ["Quantizer", "Sensitivity", "last_convolutions", "noise_shares"]
+__all__ = ["Quantizer", "Sensitivity", "last_convolutions", "least_loss", "noise_shares", "snr_db"]
 
 FloatArray = NDArray[np.float32]
 QUANTISED = ("Conv", "Add", "MaxPool", "Relu", "Clip", "GlobalMaxPool")
@@ -128,7 +128,7 @@ class Quantizer:
         found = []
         for node in self.layers:
             given = _outputs(self._rounded_alone(node), inputs)
-            ratios = [_snr_db(ours, theirs) for ours, theirs in zip(expected, given, strict=True)]
+            ratios = [snr_db(ours, theirs) for ours, theirs in zip(expected, given, strict=True)]
             found.append(Sensitivity(node, self.layer_of(node), min(ratios)))
         return sorted(found, key=lambda row: row.snr_db)
 
@@ -186,10 +186,10 @@ def _measured_ranges(network: Any, inputs: Sequence[FloatArray]) -> dict[str, tu
             low[name] = min(low[name], float(values.min()))
             high[name] = max(high[name], float(values.max()))
             samples[name].append(values[random.integers(0, values.size, SAMPLED)])
-    return {name: _least_loss(np.concatenate(samples[name]), low[name], high[name]) for name in low}
+    return {name: least_loss(np.concatenate(samples[name]), low[name], high[name]) for name in low}
 
 
-def _least_loss(values: FloatArray, low: float, high: float) -> tuple[FloatArray, FloatArray]:
+def least_loss(values: FloatArray, low: float, high: float) -> tuple[FloatArray, FloatArray]:
     """The range within [low, high] that rounds and clips a sample of values with the least squared error."""
     best, chosen = np.inf, 1.0
     for part in SHRINKAGES if high > low else ():
@@ -240,7 +240,8 @@ def _outputs(model: Any, inputs: Sequence[FloatArray]) -> list[FloatArray]:
     return [np.concatenate(part) for part in zip(*runs, strict=True)]
 
 
-def _snr_db(expected: FloatArray, given: FloatArray) -> float:
+def snr_db(expected: FloatArray, given: FloatArray) -> float:
+    """Signal over noise of some values, in decibels."""
     noise = float(((expected - given).astype(np.float64) ** 2).mean())
     signal = float((expected.astype(np.float64) ** 2).mean())
     return 10 * float(np.log10(max(signal, 1e-30) / max(noise, 1e-30)))

@@ -36,6 +36,7 @@ PACKAGES = {  # of each engine
     "torch": "torch",
     "openvino": "openvino",
     "torch-compile": "torch",
+    "litert": "ai_edge_litert",
 }
 MOST_ENTRIES = 200  # models in the file; the oldest go first
 CLEARLY = 0.95  # of the default's time: by less than this an engine is not worth a change of the last digits

@@ -63,7 +63,8 @@ class Detector:
     >>> detections.save("cat-boxes.jpg")
 
     Args:
-        model: a shipped model's name (see `multibox list`) or a `.onnx`, `.safetensors` or OpenVINO `.xml` file.
+        model: a shipped model's name (see `multibox list`) or a `.onnx`, `.safetensors`, OpenVINO `.xml` or `.tflite`
+            file.
         engine: "auto" or a key of `multibox.runtime.engine.ENGINES` ("onnxruntime", "openvino", "torch" …). "auto" is
             what the environment variable MULTIBOX_ENGINE names; without it, the engine that `multibox benchmark` found
             to be the fastest for this file on this machine; without that, the first that opens the file. For a shipped

@@ -53,6 +53,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "torch": (".safetensors",),
     "openvino": (".onnx", ".xml"),
     "torch-compile": (".safetensors",),
+    "litert": (".tflite",),
 }
 # Those that take so long to open that they have to be asked for.
 BY_NAME_ONLY = frozenset({"torch-compile"})
@@ -69,7 +70,7 @@ def open_engine(path: Path, *, engine: str, device: str, threads: int | None = N
     """The engine for a model file.
 
     Args:
-        path: an existing `.onnx`, `.safetensors` or `.xml` file.
+        path: an existing `.onnx`, `.safetensors`, `.xml` or `.tflite` file.
         engine: "auto" (of those that open this kind of file, the fastest if `multibox benchmark` has found it out on
             this machine, else the first) or a name from `ENGINES`.
         device: "cpu", or what the engine calls its device ("cuda", "cuda:1").
@@ -98,6 +99,10 @@ def open_engine(path: Path, *, engine: str, device: str, threads: int | None = N
         from multibox.runtime.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, device=device, threads=threads)
+    if engine == "litert":
+        from multibox.runtime.litert import LitertEngine
+
+        return LitertEngine(path, device=device, threads=threads)
     from multibox.runtime.ort import OrtEngine
 
     return OrtEngine(path, device=device, threads=threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from multibox.export.triton import MODEL
 from multibox.postprocess import PostprocessSpec, nms_np, postprocess_np
 from multibox.preprocess import Geometry
 from multibox.quiet import import_quietly
+from multibox.verification.litert import litert_session
 from multibox.verification.repository import Repository
 
 __all__ = ["Artefact", "EagerReference", "Found", "Seen"]
@@ -61,11 +62,14 @@ class Session(Protocol):
         ...
 
 
+Opener = Callable[[Path, Sequence[str]], tuple[Session, dict[str, str]]]
+
+
 class Artefact:
     """An exported file, or folder of a Triton repository; all it needs to be fed and read is in its own metadata.
 
     Args:
-        path: the `.onnx` or `.xml` file, or the folder.
+        path: the `.onnx`, `.xml` or `.tflite` file, or the folder.
         probe: also return the tensors on the way (the network's input after in-graph preprocessing, and the raw
             predictions). The graph that runs is then a copy with these as further outputs.
 
@@ -75,7 +79,8 @@ class Artefact:
 
     def __init__(self, path: Path, *, probe: bool = False) -> None:
         self.path = path
-        opener = _openvino_session if path.suffix == ".xml" else _triton_session if path.is_dir() else _onnx_session
+        openers: dict[str, Opener] = {".xml": _openvino_session, ".tflite": litert_session}
+        opener = _triton_session if path.is_dir() else openers.get(path.suffix, _onnx_session)
         try:
             self._session, metadata = opener(path, (NETWORK_INPUT, *RAW_OUTPUTS) if probe else ())
         except (OSError, RuntimeError, ValueError, TypeError) as error:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from multibox.card import ModelCard
 from multibox.evaluation import EvaluationSet
 from multibox.export.heads import HEADS
+from multibox.export.litert import litert_metadata, litert_network, write_litert
 from multibox.export.onnx import export_metadata, network_graph, write_onnx
 from multibox.export.openvino import convert, write_openvino
 from multibox.export.quantize import Quantizer, noise_shares
+from multibox.export.quantize_litert import LitertQuantizer
 from multibox.verification.accuracy import cost, predictions
 from multibox.verification.artefact import Artefact, EagerReference
 from multibox.verification.pictures import evenly, read_pictures
@@ -26,6 +28,7 @@ from multibox.verification.written import composed, metadata_for
 __all__ = ["Int8", "with_batch"]
 
 SENSITIVITY_PICTURES = 4
+QUANTIZERS = {".onnx": "onnxruntime.quantization", ".xml": "nncf", ".tflite": "ai-edge-quantizer"}  # by suffix
 LARGEST_SHARE = 0.2  # of the noise of all layers together; one with more stays in float32 from the start
 
 Say = Callable[[str], None]
@@ -43,8 +46,9 @@ class Int8:
         self._inputs = [card.preprocess(picture)[0] for picture in self._pictures]
         say(f"measuring scales on {len(self._inputs)} pictures")
         batch = request.fixed_batch
-        self._free = network if batch in (None, 1) else network_graph(detector, card)
-        self._quantizer = Quantizer(self._free, self._inputs)
+        free = litert_network if request.is_litert else network_graph
+        self._free = network if batch in (None, 1) else free(detector, card)
+        self._quantizer = (LitertQuantizer if request.is_litert else Quantizer)(self._free, self._inputs)
         self.reference: EvaluationSet = predictions(
             EagerReference(detector, card).see, card, data.measure, engine="torch", name="network"
         )
@@ -68,7 +72,7 @@ class Int8:
             kept = [row.node for row in ranking[: 2 * max(1, len(kept))]]
         self._write_one(path, kept, metadata_for(self._card, self._request), final=True)
         return {
-            "engine": "nncf" if path.suffix == ".xml" else "onnxruntime.quantization",
+            "engine": QUANTIZERS[path.suffix],
             "calibration_pictures": len(self._inputs),
             "float_layers": [self._quantizer.layer_of(node) for node in (*self._quantizer.always_float, *kept)],
             "int8_layers": len(self._quantizer.layers) - len(kept),
@@ -84,7 +88,12 @@ class Int8:
     def _drops(self, kept: Sequence[str]) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             trial = Path(folder) / f"trial{self._request.suffix}"
-            metadata = export_metadata(self._card, head=HEADS["raw"], batch=None, preprocess=False, precision="int8")
+            if self._request.is_litert:
+                metadata = litert_metadata(self._card, head=HEADS["raw"], precision="int8")
+            else:
+                metadata = export_metadata(
+                    self._card, head=HEADS["raw"], batch=None, preprocess=False, precision="int8"
+                )
             self._write_one(trial, kept, metadata, final=False)
             artefact = Artefact(trial)
             after = predictions(artefact.see, artefact.card, self._data.measure, engine="int8", name="int8")
@@ -93,6 +102,10 @@ class Int8:
 
     def _write_one(self, path: Path, kept: Sequence[str], metadata: dict[str, str], *, final: bool) -> None:
         request, card = self._request, self._card
+        if isinstance(self._quantizer, LitertQuantizer):
+            quantised = self._quantizer.quantised(keep_float=kept, network=self._network if final else None)
+            write_litert(composed(quantised, card, request) if final else quantised, path, metadata)
+            return
         if path.suffix == ".onnx":
             quantised = self._quantizer.quantised(keep_float=kept)
             if not final:

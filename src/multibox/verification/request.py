@@ -9,6 +9,7 @@ from typing import Any
 from multibox.card import ModelCard
 from multibox.errors import OptionError, did_you_mean
 from multibox.export.heads import HEADS
+from multibox.export.litert_heads import WRITERS
 from multibox.verification.check import Tolerances
 
 __all__ = ["FORMATS", "ExportRequest"]
@@ -18,6 +19,8 @@ FORMATS = {
     "openvino": "OpenVINO's .xml with its .bin",
     "onnx-int8": "a quantised .onnx file",
     "openvino-int8": "a quantised OpenVINO .xml with its .bin",
+    "litert": "one .tflite file of a fixed batch, for LiteRT (TensorFlow Lite)",
+    "litert-int8": "a quantised .tflite file",
     "triton": "a model of a Triton repository: a folder with config.pbtxt, 1/model.onnx and labels.txt",
 }
 TRITON_HEADS = ("raw", "decoded", "nms")
@@ -82,6 +85,8 @@ class ExportRequest:
             raise OptionError(f"format={self.format} measures its scales and its cost on pictures; give data=DATASET")
         if (self.calibrate or self.calibrate_split) and not self.is_int8:
             raise OptionError(f"calibrate is for int8, not for format={self.format}")
+        if self.is_litert:
+            self._require_litert()
         if self.format == "triton":
             self._require_triton()
         elif self.output is not None and self.output.suffix != self.suffix:
@@ -90,8 +95,22 @@ class ExportRequest:
     def _require_triton(self) -> None:
         if self.head not in TRITON_HEADS:
             raise OptionError(f"format=triton has the heads {', '.join(TRITON_HEADS)}, not {self.head}; use head=nms")
-        if self.output is not None and (self.output.suffix in (".onnx", ".xml") or not self.output.name):
+        if self.output is not None and (self.output.suffix in (".onnx", ".xml", ".tflite") or not self.output.name):
             raise OptionError(f"format=triton is written to a folder, not {str(self.output)!r}; give output=NAME")
+
+    def _require_litert(self) -> None:
+        if self.head not in WRITERS:
+            known = ", ".join(WRITERS)
+            raise OptionError(f"format={self.format} has no head={self.head}; use one of {known}, or format=onnx")
+        if self.dynamic:
+            raise OptionError(f"format={self.format} has fixed shapes; leave out dynamic, or give batch=N")
+        if self.head == "tflite4" and (self.fixed_batch or 1) != 1:
+            raise OptionError(f"head=tflite4 of format={self.format} takes one picture at once; leave out batch")
+        if self.head == "tflite4" and self.agnostic_nms:
+            raise OptionError(
+                f"head=tflite4 of format={self.format} suppresses within classes only; leave out agnostic-nms, or use "
+                "head=decoded"
+            )
 
     @property
     def is_int8(self) -> bool:
@@ -103,12 +122,19 @@ class ExportRequest:
         """Of the file; none of a folder."""
         if self.format == "triton":
             return ""
+        if self.is_litert:
+            return ".tflite"
         return ".xml" if self.format.startswith("openvino") else ".onnx"
+
+    @property
+    def is_litert(self) -> bool:
+        """Whether the file is a `.tflite` file."""
+        return self.format.startswith("litert")
 
     @property
     def fixed_batch(self) -> int | None:
         """Pictures at once; None when free."""
-        if self.batch is not None or HEADS[self.head].single or self.dynamic is False:
+        if self.batch is not None or HEADS[self.head].single or self.dynamic is False or self.is_litert:
             return self.batch or 1
         return None
 
@@ -118,8 +144,12 @@ class ExportRequest:
         return self.head == "frigate" if self.preprocess is None else self.preprocess
 
     def picture_hw(self, card: ModelCard) -> tuple[int, int] | None:
-        """(height, width) of the pictures where the file takes only those of the network's size, as Frigate's are."""
-        return card.preprocess.size_hw if self.takes_pictures and HEADS[self.head].single else None
+        """(height, width) of the pictures where the file takes only those of the network's size.
+
+        Frigate and TensorFlow Lite deliver such.
+        """
+        own_size = self.takes_pictures and (HEADS[self.head].single or self.is_litert)
+        return card.preprocess.size_hw if own_size else None
 
     @property
     def batch_words(self) -> str:

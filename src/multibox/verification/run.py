@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multibox.errors import MissingDependencyError
-from multibox.export.onnx import network_graph
 from multibox.export.source import open_source
 from multibox.export.triton import require_free
 from multibox.quiet import import_quietly
@@ -18,7 +17,7 @@ from multibox.verification.int8 import Int8
 from multibox.verification.pictures import drawn_pictures, evenly, read_pictures
 from multibox.verification.request import ExportRequest
 from multibox.verification.selection import select
-from multibox.verification.written import composed, write, write_frigate_labels
+from multibox.verification.written import composed, network_for, write, write_frigate_labels
 
 __all__ = ["Outcome", "export_verified"]
 
@@ -46,6 +45,10 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
         import_quietly("openvino", purpose="exporting to OpenVINO", extra="openvino")
     if request.format == "openvino-int8" and importlib.util.find_spec("nncf") is None:
         raise MissingDependencyError("nncf", "quantising for OpenVINO", "quantize")
+    if request.is_litert:
+        for package in ("litert_torch", *(("ai_edge_quantizer",) if request.is_int8 else ())):
+            if importlib.util.find_spec(package) is None:
+                raise MissingDependencyError(package, "exporting to LiteRT", "litert")
     detector, card = open_source(request.model, size_hw=request.size_hw)
     card = request.asked(card)
     data = None if request.data is None else select(request)
@@ -54,7 +57,7 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
         require_free(path)
         require_free(_rejected(path))
     say(f"writing {path}: {card.name}, head {request.head}, {request.batch_words}")
-    network = network_graph(detector, card, batch=request.fixed_batch)
+    network = network_for(detector, card, request)
     reference, quantisation = None, {}
     if request.is_int8:
         assert data is not None

@@ -7,16 +7,32 @@ from typing import Any
 
 from multibox.card import ModelCard
 from multibox.export.heads import FRIGATE_LABEL_BASE, HEADS
-from multibox.export.onnx import compose, export_metadata, write_onnx
+from multibox.export.litert import compose_litert, litert_metadata, litert_network, write_litert
+from multibox.export.onnx import compose, export_metadata, network_graph, write_onnx
 from multibox.export.openvino import convert, write_openvino
 from multibox.export.triton import write_triton
 from multibox.verification.request import ExportRequest
 
-__all__ = ["composed", "metadata_for", "write", "write_frigate_labels"]
+__all__ = ["composed", "metadata_for", "network_for", "write", "write_frigate_labels"]
+
+
+def network_for(detector: Any, card: ModelCard, request: ExportRequest) -> Any:
+    """The network alone, in the form that heads and quantisation of the format start from."""
+    if request.is_litert:
+        return litert_network(detector, card, batch=request.fixed_batch or 1)
+    return network_graph(detector, card, batch=request.fixed_batch)
 
 
 def composed(network: Any, card: ModelCard, request: ExportRequest) -> Any:
-    """The network with the head and the preprocessing that were asked for: a new `onnx.ModelProto`."""
+    """The network of `network_for`, or a quantised form, with the head and the preprocessing that were asked for."""
+    if request.is_litert:
+        return compose_litert(
+            network,
+            card,
+            head=HEADS[request.head],
+            batch=request.fixed_batch or 1,
+            preprocess=request.takes_pictures,
+        )
     return compose(
         network,
         card,
@@ -29,20 +45,27 @@ def composed(network: Any, card: ModelCard, request: ExportRequest) -> Any:
 
 def metadata_for(card: ModelCard, request: ExportRequest) -> dict[str, str]:
     """What the file says of itself."""
+    precision = "int8" if request.is_int8 else "float32"
+    head, preprocess = HEADS[request.head], request.takes_pictures
+    if request.is_litert:
+        batch = request.fixed_batch or 1
+        return litert_metadata(card, head=head, batch=batch, preprocess=preprocess, precision=precision)
     return export_metadata(
         card,
-        head=HEADS[request.head],
+        head=head,
         batch=request.fixed_batch,
-        preprocess=request.takes_pictures,
+        preprocess=preprocess,
         picture_hw=request.picture_hw(card),
-        precision="int8" if request.is_int8 else "float32",
+        precision=precision,
     )
 
 
 def write(model: Any, path: Path, card: ModelCard, request: ExportRequest) -> None:
-    """Write an `onnx.ModelProto`, in float32, in the format that was asked for."""
+    """Write what `composed` made, in float32, in the format that was asked for."""
     metadata = metadata_for(card, request)
-    if request.format == "triton":
+    if request.is_litert:
+        write_litert(model, path, metadata)
+    elif request.format == "triton":
         write_triton(model, path, metadata, card)
     elif request.format == "openvino":
         write_openvino(convert(model), path, metadata)
