@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -20,12 +21,36 @@ class Exported:
     batch: int | None
 
 
+def _awaken(detector: Any, card: Any) -> None:
+    """Give a network with random weights the batch statistics of pictures.
+
+    With those of its construction the activations fade, every picture gets nearly the same numbers, and a comparison
+    of them would hardly notice a fault.
+    """
+    import torch
+
+    from multibox.verification.pictures import drawn_pictures
+
+    layers = [layer for layer in detector.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    if not layers:
+        return
+    for layer in layers:
+        layer.momentum = 1.0
+        layer.train()
+    images = np.stack([card.preprocess(picture)[0] for picture in drawn_pictures()])
+    with torch.no_grad():
+        detector(torch.from_numpy(images))
+    detector.eval()
+
+
 @cache
 def _exported(name: str, size_hw: tuple[int, int] | None, batch: int | None) -> Exported:
     from multibox.export.onnx import network_graph
     from multibox.export.source import open_source
 
     detector, card = open_source(name, size_hw=size_hw)
+    if card.source == "random weights":
+        _awaken(detector, card)
     return Exported(detector, card, network_graph(detector, card, batch=batch), batch)
 
 

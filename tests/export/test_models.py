@@ -50,8 +50,7 @@ def check(made: Any, head: str, tmp_path: Path, pictures: list[np.ndarray], *, p
     report = verify(path, made.detector, made.card, pictures)
     assert report.failures == []
     assert report.detections is not None
-    assert report.detections.expected == report.detections.given > 0
-    assert report.detections.paired >= 0.98 * report.detections.expected
+    assert report.detections.paired >= 0.98 * max(report.detections.expected, report.detections.given) > 0
     assert {row.output for row in report.tensors} == {"network_input", "offsets", "logits"}
 
 
