@@ -160,7 +160,7 @@ def test_wrong_usage(run: Run, args: list[str], message: str) -> None:
         (["model=ssdlite300-cco"], "ssdlite300-cco: unknown model; did you mean 'ssdlite300-coco'?"),
         (["model=yolo"], "yolo: unknown model; known: ssdlite300-coco; or give the path of a model file"),
         (["model=none.onnx"], "none.onnx: no such model file; check the path, or see `multibox list`"),
-        (["model="], "'': is an empty name; give a .onnx or .safetensors or .xml file"),
+        (["model="], "'': is an empty name; give a .onnx or .safetensors or .xml or .tflite file"),
         (["engine=onnxruntme"], "unknown engine 'onnxruntme'; did you mean 'onnxruntime'?"),
         (["device=gpu"], "unknown device 'gpu'; use cpu, cuda or cuda:0"),
         (["classes=dgo"], "unknown class 'dgo'; did you mean 'dog'?"),

@@ -32,7 +32,7 @@ class LitertQuantizer:
     """Quantises one network; calibrates once. An operator is known by the name of its output.
 
     Args:
-        network: from `multibox.export.litert.litert_network`, for one picture at once.
+        network: from `multibox.export.litert.litert_network`.
         inputs: calibration pictures as network inputs [3, H, W] float32.
 
     Raises:
@@ -58,24 +58,19 @@ class LitertQuantizer:
         """What the network calls an operator: its name."""
         return node
 
-    def quantised(self, *, keep_float: Iterable[str] = (), network: bytes | None = None) -> bytes:
-        """A new file with int8 layers, but for `always_float` and the operators that are named.
-
-        Args:
-            keep_float: names of operators.
-            network: the same network for another batch, in place of the one that was calibrated.
-        """
+    def quantised(self, *, keep_float: Iterable[str] = ()) -> bytes:
+        """A new file with int8 layers, but for `always_float` and the operators that are named."""
         excluded = {*self.always_float, *keep_float}
         chosen = [name for name, kind in self._operators.items() if kind in QUANTISED and name not in excluded]
-        return self._with_int8(chosen, network or self.network)
+        return self._with_int8(chosen)
 
-    def _with_int8(self, chosen: Sequence[str], network: bytes) -> bytes:
+    def _with_int8(self, chosen: Sequence[str]) -> bytes:
         if not chosen:  # which the quantizer refuses
-            return network
+            return self.network
         with silenced(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             package = import_quietly("ai_edge_quantizer.quantizer", purpose="quantising for LiteRT", extra=EXTRA)
-            quantizer = package.Quantizer(bytearray(network))
+            quantizer = package.Quantizer(bytearray(self.network))
             for name in chosen:
                 quantizer.add_static_config(f"^{re.escape(name)};?$", self._operators[name], 8, 8)
             ranges = {name: {"min": low, "max": high} for name, (low, high) in self.ranges.items()}
@@ -90,7 +85,7 @@ class LitertQuantizer:
         expected = _outputs(self.network, inputs)
         found = []
         for name in self.layers:
-            given = _outputs(self._with_int8([name], self.network), inputs)
+            given = _outputs(self._with_int8([name]), inputs)
             ratios = [snr_db(ours, theirs) for ours, theirs in zip(expected, given, strict=True)]
             found.append(Sensitivity(name, name, min(ratios)))
         return sorted(found, key=lambda row: row.snr_db)
@@ -147,8 +142,9 @@ def _interpreter(content: bytes, *, keep_all: bool = False) -> Any:
 
 
 def _feed(interpreter: Any, image: FloatArray) -> None:
-    taken = interpreter.get_input_details()[0]["index"]
-    interpreter.set_tensor(taken, np.ascontiguousarray(image.transpose(1, 2, 0)[None]))
+    taken = interpreter.get_input_details()[0]
+    filled = np.repeat(image.transpose(1, 2, 0)[None], taken["shape"][0], axis=0)
+    interpreter.set_tensor(taken["index"], np.ascontiguousarray(filled))
     interpreter.invoke()
 
 

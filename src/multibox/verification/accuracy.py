@@ -18,7 +18,7 @@ from multibox.validation import validate
 from multibox.verification.artefact import Seen, to_detections
 from multibox.verification.compare import worst_classes
 
-__all__ = ["Cost", "cost", "predictions"]
+__all__ = ["Cost", "See", "cost", "predictions"]
 
 RESAMPLES = 1000
 GATED = ("ap", "ap50")

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from multibox.card import ModelCard
 from multibox.evaluation import EvaluationSet
 from multibox.export.heads import HEADS
-from multibox.export.litert import litert_metadata, litert_network, write_litert
+from multibox.export.litert import litert_metadata, write_litert
 from multibox.export.onnx import export_metadata, network_graph, write_onnx
 from multibox.export.openvino import convert, write_openvino
 from multibox.export.quantize import Quantizer, noise_shares
 from multibox.export.quantize_litert import LitertQuantizer
-from multibox.verification.accuracy import cost, predictions
+from multibox.verification.accuracy import See, cost, predictions
 from multibox.verification.artefact import Artefact, EagerReference
 from multibox.verification.pictures import evenly, read_pictures
 from multibox.verification.request import ExportRequest
@@ -46,12 +46,18 @@ class Int8:
         self._inputs = [card.preprocess(picture)[0] for picture in self._pictures]
         say(f"measuring scales on {len(self._inputs)} pictures")
         batch = request.fixed_batch
-        free = litert_network if request.is_litert else network_graph
-        self._free = network if batch in (None, 1) else free(detector, card)
+        self._free = network if batch in (None, 1) or request.is_litert else network_graph(detector, card)
         self._quantizer = (LitertQuantizer if request.is_litert else Quantizer)(self._free, self._inputs)
         self.reference: EvaluationSet = predictions(
-            EagerReference(detector, card).see, card, data.measure, engine="torch", name="network"
+            self._on_fitted(EagerReference(detector, card).see), card, data.measure, engine="torch", name="network"
         )
+
+    def _on_fitted(self, see: See) -> See:
+        """On pictures of the one size that the file takes, if it takes no other."""
+        picture_hw = self._request.picture_hw(self._card)
+        if picture_hw is None:
+            return see
+        return lambda pictures: see(_at(picture, picture_hw) for picture in pictures)
 
     def write(self, path: Path) -> dict[str, Any]:
         """Write the file; what was done for the report."""
@@ -89,21 +95,24 @@ class Int8:
         with tempfile.TemporaryDirectory() as folder:
             trial = Path(folder) / f"trial{self._request.suffix}"
             if self._request.is_litert:
-                metadata = litert_metadata(self._card, head=HEADS["raw"], precision="int8")
+                batch = self._request.fixed_batch or 1
+                metadata = litert_metadata(self._card, head=HEADS["raw"], batch=batch, precision="int8")
             else:
                 metadata = export_metadata(
                     self._card, head=HEADS["raw"], batch=None, preprocess=False, precision="int8"
                 )
             self._write_one(trial, kept, metadata, final=False)
             artefact = Artefact(trial)
-            after = predictions(artefact.see, artefact.card, self._data.measure, engine="int8", name="int8")
+            after = predictions(
+                self._on_fitted(artefact.see), artefact.card, self._data.measure, engine="int8", name="int8"
+            )
             found = cost(self.reference, after, resamples=1)
         return {metric: found.drop(metric) for metric in ("ap50", "ap")}
 
     def _write_one(self, path: Path, kept: Sequence[str], metadata: dict[str, str], *, final: bool) -> None:
         request, card = self._request, self._card
         if isinstance(self._quantizer, LitertQuantizer):
-            quantised = self._quantizer.quantised(keep_float=kept, network=self._network if final else None)
+            quantised = self._quantizer.quantised(keep_float=kept)
             write_litert(composed(quantised, card, request) if final else quantised, path, metadata)
             return
         if path.suffix == ".onnx":
