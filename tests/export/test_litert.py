@@ -302,6 +302,14 @@ def test_int8_is_judged_by_accuracy(head: str, quantizer: LitertQuantizer, tmp_p
     assert (tmp_path / "a.tflite").stat().st_size < 0.6 * len(network()[2])
 
 
+def test_int8_of_several_pictures_at_once(tmp_path: Path) -> None:
+    source = network("tinyssd256", (96, 64), 3)
+    quantised = LitertQuantizer(source[2], [source[1].preprocess(picture)[0] for picture in pictures()[:5]]).quantised()
+    report = judged(tmp_path / "a.tflite", head="decoded", batch=3, source=source, content=quantised, precision="int8")
+    assert report.failures == []
+    assert report.head_alone is not None
+
+
 def test_int8_with_broken_scales_is_refused(quantizer: LitertQuantizer, tmp_path: Path) -> None:
     sound = dict(quantizer.ranges)
     try:
