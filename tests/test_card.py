@@ -338,7 +338,7 @@ def test_pickled_files_are_refused_with_the_remedy(tmp_path: Path, suffix: str) 
 
 
 @pytest.mark.parametrize(
-    ("suffix", "shown"), [(".pb", ".pb"), (".tflite", ".tflite"), (".txt", ".txt"), ("", "one without")]
+    ("suffix", "shown"), [(".pb", ".pb"), (".h5", ".h5"), (".txt", ".txt"), ("", "one without")]
 )
 def test_other_files_are_refused_with_the_remedy(tmp_path: Path, suffix: str, shown: str) -> None:
     path = tmp_path / f"model{suffix}"
