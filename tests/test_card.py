@@ -337,9 +337,7 @@ def test_pickled_files_are_refused_with_the_remedy(tmp_path: Path, suffix: str) 
     assert one_line_naming(caught.value, str(path))
 
 
-@pytest.mark.parametrize(
-    ("suffix", "shown"), [(".pb", ".pb"), (".h5", ".h5"), (".txt", ".txt"), ("", "one without")]
-)
+@pytest.mark.parametrize(("suffix", "shown"), [(".pb", ".pb"), (".h5", ".h5"), (".txt", ".txt"), ("", "one without")])
 def test_other_files_are_refused_with_the_remedy(tmp_path: Path, suffix: str, shown: str) -> None:
     path = tmp_path / f"model{suffix}"
     path.touch()
