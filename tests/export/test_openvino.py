@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,23 @@ def test_int8_leaves_heads_and_intake_alone(tmp_path: Path, exported: Any) -> No
     report = verify(path, made.detector, made.card, pictures)
     assert report.failures == []
     assert report.head_alone is not None
+
+
+LET_GO_ELSEWHERE = """
+import gc, signal, subprocess, sys, threading
+from multibox import load
+signal.signal(signal.SIGCHLD, lambda *_: None)
+held = [load("ssdlite300-coco", engine="openvino")]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+gc.collect()
+subprocess.run([sys.executable, "-c", ""])
+print("alive")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
+def test_signals_are_handled_after_another_thread_has_let_go_of_a_model() -> None:
+    ended = subprocess.run([sys.executable, "-c", LET_GO_ELSEWHERE], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "alive\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from copy import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from multibox.errors import ModelFileError, OptionError, did_you_mean
 from multibox.quiet import import_quietly
 from multibox.runtime.engine import INPUT, OUTPUTS, refuse_head
 
-__all__ = ["OpenVinoEngine", "compiled", "read_metadata"]
+__all__ = ["OpenVinoEngine", "compiled", "read_metadata", "shared_core"]
 
 FloatArray = NDArray[np.float32]
 METADATA_SECTIONS = (METADATA_KEY, "framework")  # of rt_info: ours in an .xml, the reader's copy of an .onnx file's
@@ -39,10 +40,10 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        openvino = import_quietly("openvino", purpose=f"running {path.name} with OpenVINO", extra="openvino")
+        import_quietly("openvino", purpose=f"running {path.name} with OpenVINO", extra="openvino")
         self.device = device
         self.threads = threads or usable_cpus()
-        core = openvino.Core()
+        core = shared_core()
         if not path.is_file():
             raise ModelFileError(str(path), "no such file", "check the path, or see `multibox list`")
         wanted = device.upper()
@@ -98,6 +99,16 @@ class OpenVinoEngine:
         except Exception:  # see above
             return None
         return twin
+
+
+@cache
+def shared_core() -> Any:
+    """The only `openvino.Core` of the process, which stays until its end.
+
+    OpenVINO gives the thread that compiles first a stack for its signals, and unmaps it together with the last core. If
+    another thread lets go of that, the first one keeps the address, and the next signal it handles ends the process.
+    """
+    return import_quietly("openvino", purpose="running it with OpenVINO", extra="openvino").Core()
 
 
 class Requests(threading.local):

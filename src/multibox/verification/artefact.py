@@ -261,10 +261,10 @@ def _triton_session(path: Path, probes: Sequence[str]) -> tuple[Session, dict[st
 
 class _OpenVino:
     def __init__(self, path: Path, probes: Sequence[str]) -> None:
-        from multibox.runtime.openvino import compiled, read_metadata
+        from multibox.runtime.openvino import compiled, read_metadata, shared_core
 
-        openvino = import_quietly("openvino", purpose=f"checking {path.name}", extra="openvino")
-        core = openvino.Core()
+        import_quietly("openvino", purpose=f"checking {path.name}", extra="openvino")
+        core = shared_core()
         model = core.read_model(path)
         self.metadata = read_metadata(model)
         present = {name for port in (*model.inputs, *model.outputs) for name in port.names}
