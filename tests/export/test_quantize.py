@@ -127,9 +127,12 @@ def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: Any) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert not [node for node in model.graph.node if node.name in last]
     assert Counter(node.op_type for node in model.graph.node)["Gemm"] == len(last)
-    for ours, theirs in zip(_outputs(network, inputs), _outputs(model, inputs), strict=True):
+    float_heads = quantizer.quantised(keep_float=last)
+    # A network with random weights loses much to 8 bits anywhere; the heads must not add to that.
+    for ours, before, theirs in zip(*(_outputs(m, inputs) for m in (network, float_heads, model)), strict=True):
         assert ours.shape == theirs.shape
-        assert snr_db(ours, theirs) > 15
+        assert snr_db(ours, theirs) > snr_db(ours, before) - 1
+        assert snr_db(before, theirs) > 20
 
 
 def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(pointwise: Any) -> None:
