@@ -357,6 +357,20 @@ def test_a_lost_worker_is_explained_and_the_run_can_go_on(
     assert_same_run(folder, undisturbed)
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_lost_while_it_hands_over_a_batch_is_explained(
+    error: Exception, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(self: Trainer) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "_epoch", cut_off)
+    with pytest.raises(
+        TrainingError, match=r"has ended \(DataLoader worker \(pid unknown\) exited unexpectedly: .*go on with"
+    ):
+        train(config(data), folder=folder)
+
+
 @needs_posix
 def test_a_worker_lost_by_a_resumed_run_is_explained_too(pictures: Path, folder: Path, tmp_path: Path) -> None:
     message = "saved in epoch 1, step 0; go on with: multibox train --resume "

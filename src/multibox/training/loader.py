@@ -284,8 +284,13 @@ def prepare_worker(_: int) -> None:
 def end_workers(batches: Any) -> None:
     """End the processes behind a loader's iterator now; an error's traceback could keep them until the very end."""
     end = getattr(batches, "_shutdown_workers", None)
-    if end is not None:
+    if end is None:
+        return
+    try:
         end()
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # what torch raises, wherever it is, when one has died before
+            raise
 
 
 def make_loader(pictures: TrainingPictures, batches: EpochBatches, *, workers: int, pin: bool) -> DataLoader[Any]:

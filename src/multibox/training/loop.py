@@ -181,7 +181,7 @@ class Trainer:
             if self.progress == Progress():
                 self.save()  # so that a run can go on from the first moment
             return self._run()
-        except (RuntimeError, MemoryError, MultiboxError) as error:
+        except (RuntimeError, MemoryError, MultiboxError, ConnectionError, EOFError) as error:
             found = explained(error, self.config.optim, saved=self._saved)
             if found is None:
                 raise
