@@ -109,7 +109,7 @@ class Interpreters(threading.local):
 
     def __init__(self, content: bytes, threads: int, *, source: str) -> None:
         self._content, self._source = content, source
-        with silenced():  # it says that it uses XNNPACK
+        with silenced(errors_only=True):  # it says there that it uses XNNPACK
             package = import_quietly("ai_edge_litert.interpreter", purpose=f"running {source}", extra=EXTRA)
             try:
                 self._own = package.Interpreter(model_content=content, num_threads=threads)
