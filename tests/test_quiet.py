@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import pytest
@@ -14,7 +15,7 @@ SHOTS, LINES = 50, 2000
 
 def test_nothing_is_written_while_it_lasts(capfd: pytest.CaptureFixture[str]) -> None:
     with silenced():
-        print("python")
+        sys.stdout.write("python\n")
         os.write(1, b"native output\n")
         os.write(2, b"native error\n")
         with silenced(errors_only=True):
@@ -63,5 +64,6 @@ def test_descriptors_survive_threads_that_silence_everything(capfd: pytest.Captu
     for thread in threads:
         thread.join()
     os.write(1, b"after\n")
-    print("python too", flush=True)
+    sys.stdout.write("python too\n")
+    sys.stdout.flush()
     assert capfd.readouterr() == ("after\npython too\n", "")

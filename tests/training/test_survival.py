@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 from training_worlds import Recorder, assert_same_run, config, run_folder, state_of, write_pictures
 
 from multibox.data.transforms import Sample
 from multibox.errors import MultiboxError, OptionError
 from multibox.training import loop
 from multibox.training.failures import TrainingError
-from multibox.training.loader import prepare_worker
-from multibox.training.loop import Trainer
+from multibox.training.loader import TrainingPictures, prepare_worker
+from multibox.training.loop import StepRecord, Trainer
 from multibox.training.run import prepared, resume, train
 from multibox.weights import load_detector
 
@@ -357,18 +358,39 @@ def test_a_lost_worker_is_explained_and_the_run_can_go_on(
     assert_same_run(folder, undisturbed)
 
 
-@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
-def test_a_worker_lost_while_it_hands_over_a_batch_is_explained(
-    error: Exception, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cut_off(self: Trainer) -> None:
-        raise error
+CUT_OFF = [ConnectionResetError(104, "Connection reset by peer"), EOFError(), FileNotFoundError(2, "No such file")]
 
-    monkeypatch.setattr(Trainer, "_epoch", cut_off)
+
+@needs_posix
+@pytest.mark.parametrize("error", CUT_OFF)
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_a_worker_lost_while_it_hands_over_a_batch_is_explained(
+    error: Exception, where: str, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, kind = DataLoader.__iter__, TrainingPictures
+
+    def cut_off(self: DataLoader[Any]) -> Any:
+        yield from islice(plain(self), 1)
+        if isinstance(self.dataset, kind) == (where == "training"):
+            raise error
+        yield from islice(plain(self), 1, None)
+
+    monkeypatch.setattr(DataLoader, "__iter__", cut_off)
     with pytest.raises(
         TrainingError, match=r"has ended \(DataLoader worker \(pid unknown\) exited unexpectedly: .*go on with"
     ):
-        train(config(data), folder=folder)
+        train(config(data, workers=1), folder=folder)
+
+
+def test_a_broken_connection_of_something_else_is_not_explained_away(data: Path, folder: Path) -> None:
+    class Refused(Recorder):
+        def on_step(self, record: StepRecord) -> None:
+            raise ConnectionRefusedError(111, "Connection refused")
+
+    with prepared(config(data), folder) as trainer:
+        trainer.observers.append(Refused())
+        with pytest.raises(ConnectionRefusedError):
+            trainer.run()
 
 
 @needs_posix

@@ -19,7 +19,7 @@ from multibox.models.detector import Detector
 from multibox.postprocess import postprocess_np
 from multibox.preprocess import Geometry, Preprocess
 from multibox.training.distributed import Processes
-from multibox.training.loader import end_workers, prepare_worker
+from multibox.training.loader import end_workers, prepare_worker, received
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -80,7 +80,7 @@ def evaluate(
     failures: list[tuple[str, str]] = []
     batches = iter(loader)
     try:
-        for items in batches:
+        for items in received(batches, workers=workers):
             failures += [item for item in items if len(item) == 2]
             usable = [item for item in items if len(item) == 3]
             if not usable:

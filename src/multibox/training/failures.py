@@ -107,8 +107,7 @@ def explained(error: BaseException, options: OptimOptions, *, saved: str) -> Tra
     text = str(error)
     if isinstance(error, TrainingError):
         return None
-    cut_off = isinstance(error, ConnectionError | EOFError)  # it ended while it handed over a batch
-    if "DataLoader worker" not in text and not cut_off:
+    if "DataLoader worker" not in text:
         if "more than 1 value per channel" in text:
             advice = "use batch=2 or more for each process, or freeze_norm=true"
             return TrainingError(f"batch normalisation cannot learn from single pictures; {advice}")
@@ -119,10 +118,7 @@ def explained(error: BaseException, options: OptimOptions, *, saved: str) -> Tra
     if text.startswith("Caught ") and not _is_out_of_memory(error):
         return None
     advice = "often memory has run out: use fewer workers, or cache=none"
-    reason = (
-        f"DataLoader worker (pid unknown) exited unexpectedly: {_first_line(error)}" if cut_off else _first_line(error)
-    )
-    return TrainingError(f"a process that reads pictures has ended ({reason}); {advice}; {saved}")
+    return TrainingError(f"a process that reads pictures has ended ({_first_line(error)}); {advice}; {saved}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -37,6 +37,7 @@ __all__ = [
     "make_loader",
     "open_cache",
     "prepare_worker",
+    "received",
     "to_network",
 ]
 
@@ -279,6 +280,22 @@ def prepare_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))
+
+
+def received(batches: Iterable[Any], *, workers: int) -> Iterator[Any]:
+    """The batches of a loader with so many workers.
+
+    Raises:
+        RuntimeError: also when a worker ends while it hands one over, which torch lets through as whatever the broken
+            connection raised.
+    """
+    try:
+        yield from batches
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        if not workers or "DataLoader worker" in str(error):  # raised by what made the batch, here or there
+            raise
+        reason = str(error) or type(error).__name__
+        raise RuntimeError(f"DataLoader worker (pid unknown) exited unexpectedly: {reason}") from error
 
 
 def end_workers(batches: Any) -> None:

@@ -25,7 +25,15 @@ from multibox.training.config import TrainConfig
 from multibox.training.distributed import Processes
 from multibox.training.evaluate import evaluate
 from multibox.training.failures import TrainingError, explained, nonfinite_error
-from multibox.training.loader import Batch, EpochBatches, TrainingPictures, end_workers, make_loader, to_network
+from multibox.training.loader import (
+    Batch,
+    EpochBatches,
+    TrainingPictures,
+    end_workers,
+    make_loader,
+    received,
+    to_network,
+)
 from multibox.training.optim import Ema, learning_rate, make_optimizer, set_training
 from multibox.training.pictures import draw_batch
 
@@ -181,7 +189,7 @@ class Trainer:
             if self.progress == Progress():
                 self.save()  # so that a run can go on from the first moment
             return self._run()
-        except (RuntimeError, MemoryError, MultiboxError, ConnectionError, EOFError) as error:
+        except (RuntimeError, MemoryError, MultiboxError) as error:
             found = explained(error, self.config.optim, saved=self._saved)
             if found is None:
                 raise
@@ -211,7 +219,7 @@ class Trainer:
         self.batches.start(progress.epoch, progress.step)
         self.optimizer.zero_grad()
         mark = time.perf_counter()
-        for batch in self.loader:
+        for batch in received(self.loader, workers=self.config.data.workers):
             waited = time.perf_counter() - mark
             self._note_failures(batch)
             if progress.epoch == 0 and progress.step < SAMPLES:
