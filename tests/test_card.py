@@ -349,6 +349,13 @@ def test_other_files_are_refused_with_the_remedy(tmp_path: Path, suffix: str, sh
     assert one_line_naming(caught.value, str(path))
 
 
+def test_an_openvino_file_is_no_foreign_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.xml"
+    path.touch()
+    with pytest.raises(ModelFileError, match=r"not \.xml; give that one, or use engine=auto$"):
+        resolve_model(path, suffixes=(".onnx",))
+
+
 def test_a_file_of_the_other_kind(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").touch()
     message = r"a \.safetensors file is needed here, not \.onnx; give that one, or use engine=auto"

@@ -67,7 +67,7 @@ def resolve_model(name_or_path: str | Path, *, suffixes: tuple[str, ...] = (".on
         raise ModelFileError(text, reason, f"use a {wanted} file, or convert the weights with `multibox import`")
     if suffix not in suffixes:
         reason = f"a {wanted} file is needed here, not {suffix or 'one without a suffix'}"
-        ours = suffix in {".onnx", ".safetensors", ".tflite"}
+        ours = suffix in {".onnx", ".safetensors", ".tflite", ".xml"}
         remedy = "give that one, or use engine=auto" if ours else "convert foreign weights with `multibox import`"
         raise ModelFileError(text, reason, remedy)
     return path

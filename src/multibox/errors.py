@@ -14,6 +14,8 @@ __all__ = [
     "MultiboxError",
     "OptionError",
     "did_you_mean",
+    "first_line",
+    "last_line",
 ]
 
 
@@ -70,3 +72,25 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
         match = next(c for c in known if c.casefold() == near[0])
         return f"did you mean {match!r}?"
     return f"known: {', '.join(known)}"
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of an error's text that says something, or the name of its kind.
+
+    >>> first_line(ValueError("\n  too long\n  by far"))
+    'too long'
+    """
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text that says something, or the name of its kind.
+
+    >>> last_line(MemoryError())
+    'MemoryError'
+    """
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -214,3 +214,9 @@ def test_energy_counters(tmp_path: Path) -> None:
 
 def test_memory_of_this_process() -> None:
     assert (peak_memory_mb() or 100) > 10
+
+
+def test_the_help_names_every_detector_to_compare_with(call: Run) -> None:
+    status, out, _ = call("--help")
+    assert status == 0
+    assert f"all, or some of {', '.join(contenders.TORCHVISION)}." in " ".join(out.split())

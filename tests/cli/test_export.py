@@ -16,10 +16,13 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
 from PIL import Image
 
+import multibox.cli.export as command
 import multibox.verification.written as written
 from multibox import Detector
 from multibox.cli import main
+from multibox.export.heads import HEADS
 from multibox.verification.pictures import drawn_pictures
+from multibox.verification.request import FORMATS
 
 
 @pytest.fixture
@@ -34,6 +37,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return int(stop.value.code or 0), out, err
 
     return call
+
+
+def test_the_help_names_what_there_is() -> None:
+    assert set(command.FORMATS) == set(FORMATS)
+    assert set(command.HEADS) == set(HEADS)
 
 
 TINY = ("tinyssd256", "imgsz=64,96")

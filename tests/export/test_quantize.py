@@ -176,4 +176,7 @@ def test_a_head_whose_input_is_float_stays_float(pointwise: Any) -> None:
     before = next(node for node in network.graph.node if clip.input[0] in node.output)
     model = quantizer.quantised(keep_float=[before.name])
     assert [node.op_type for node in model.graph.node if node.name == name] == ["Conv"]
+    assert quantizer.also_float(model, [before.name]) == [name]
+    assert quantizer.also_float(quantizer.quantised(keep_float=[name]), [name]) == []
+    assert quantizer.also_float(quantizer.quantised(), []) == []
     assert snr_db(_outputs(network, inputs)[1], _outputs(model, inputs)[1]) > 15

@@ -118,6 +118,12 @@ class Quantizer:
         made.producer_name, made.producer_version = self.network.producer_name, ""
         return made
 
+    def also_float(self, made: Any, keep_float: Iterable[str]) -> list[str]:
+        """Last convolutions that were to be int8 in what `quantised` made, but whose input is not."""
+        kept = {*self.always_float, *keep_float}
+        names = {node.name for node in made.graph.node}
+        return [name for name in self._last if name in names and name not in kept]
+
     def sensitivity(self, inputs: Sequence[FloatArray]) -> list[Sensitivity]:
         """Each layer rounded alone (its weights, and what it gives to the next), most harmful first.
 
@@ -139,7 +145,7 @@ class Quantizer:
         model = type(self.network)()
         model.CopyFrom(self.network)
         graph = model.graph
-        node = next(n for n in graph.node if n.name == name)
+        node = _node(model, name)
         if node.op_type == "Conv":
             weights = next(t for t in graph.initializer if t.name == node.input[1])
             levels, step = rounded_weights(numpy_helper.to_array(weights))

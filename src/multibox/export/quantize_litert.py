@@ -1,8 +1,8 @@
 """int8 for LiteRT, by ai-edge-quantizer: static, with scales measured on pictures.
 
 Weights are int8 with a scale for each output channel, activations int8 with a zero point. The last convolutions of the
-heads stay in float32, as in `multibox.export.quantize`, whose choice of ranges this uses too; what is between the
-outputs and them is float32 with them.
+heads stay in float32, and what is between them and the outputs with them. The ranges are those that
+`multibox.export.quantize` would choose.
 """
 
 from __future__ import annotations

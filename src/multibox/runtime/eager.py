@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.errors import MissingDependencyError, OptionError
+from multibox.errors import MissingDependencyError, OptionError, first_line
 
 __all__ = ["CompiledEngine", "EagerEngine", "torch_threads"]
 
@@ -61,9 +61,7 @@ class EagerEngine:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise OptionError(
-                f"device {device!r} cannot be used: {str(error).splitlines()[0]}; try device=cpu"
-            ) from None
+            raise OptionError(f"device {device!r} cannot be used: {first_line(error)}; try device=cpu") from None
         self.device = device
         self.threads = threads or torch.get_num_threads()
         self._torch = torch
@@ -103,8 +101,8 @@ class CompiledEngine(EagerEngine):
         try:
             self.run(np.zeros((1, 3, *self.card.preprocess.size_hw), np.float32))
         except Exception as error:  # whatever the compilers raise
-            reason = str(error).strip().splitlines()[0]
-            raise OptionError(f"engine {self.name!r} does not work here ({reason}); use engine=torch") from error
+            reason = f"engine {self.name!r} does not work here ({first_line(error)})"
+            raise OptionError(f"{reason}; use engine=torch") from error
 
     def _forward(self, batch: Any) -> tuple[Any, Any]:
         offsets, logits = self._compiled(batch)

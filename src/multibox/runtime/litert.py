@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from multibox.card import METADATA_KEY, ModelCard
 from multibox.cpus import usable_cpus
-from multibox.errors import ModelFileError, OptionError
+from multibox.errors import ModelFileError, OptionError, last_line
 from multibox.quiet import import_quietly, silenced
 from multibox.runtime.engine import INPUT, OUTPUTS, refuse_head
 
@@ -115,7 +115,7 @@ class Interpreters(threading.local):
                 self._own = package.Interpreter(model_content=content, num_threads=threads)
                 self._own.allocate_tensors()
             except (RuntimeError, ValueError) as error:
-                reason = f"LiteRT cannot open it ({str(error).strip().splitlines()[-1]})"
+                reason = f"LiteRT cannot open it ({last_line(error)})"
                 raise ModelFileError(source, reason, "get the file again or export it anew") from None
         details = [*self._own.get_input_details(), *self._own.get_output_details()]
         self.shapes = {found["name"]: tuple(int(side) for side in found["shape"]) for found in details}

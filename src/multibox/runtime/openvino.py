@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from multibox.card import METADATA_KEY, ModelCard
 from multibox.cpus import usable_cpus
-from multibox.errors import ModelFileError, OptionError, did_you_mean
+from multibox.errors import ModelFileError, OptionError, did_you_mean, last_line
 from multibox.quiet import import_quietly
 from multibox.runtime.engine import INPUT, OUTPUTS, refuse_head
 
@@ -53,7 +53,7 @@ class OpenVinoEngine:
         try:
             model = core.read_model(path)
         except Exception as error:  # its exceptions share no base but Exception
-            reason = f"OpenVINO cannot open it ({_first_line(error)})"
+            reason = f"OpenVINO cannot open it ({last_line(error)})"
             raise ModelFileError(str(path), reason, "get the file again, with the .bin beside an .xml") from None
         metadata = read_metadata(model)
         if METADATA_KEY not in metadata:
@@ -73,7 +73,7 @@ class OpenVinoEngine:
         try:
             self._requests = Requests(compiled(core, model, wanted, threads=self.threads))
         except Exception as error:  # see above
-            reason = f"OpenVINO cannot prepare it for {device} ({_first_line(error)})"
+            reason = f"OpenVINO cannot prepare it for {device} ({last_line(error)})"
             raise ModelFileError(str(path), reason, "try device=cpu, or engine=onnxruntime") from None
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -81,7 +81,7 @@ class OpenVinoEngine:
         try:
             found = self._requests.own.infer({INPUT: np.ascontiguousarray(images)})
         except Exception as error:  # see above
-            reason = f"OpenVINO failed on an input of {list(images.shape)} ({_first_line(error)})"
+            reason = f"OpenVINO failed on an input of {list(images.shape)} ({last_line(error)})"
             raise ModelFileError(
                 self._source, reason, "use the batch size it was exported for, or export it anew"
             ) from None
@@ -139,8 +139,3 @@ def read_metadata(model: Any) -> dict[str, str]:
 
 def _shape(port: Any) -> tuple[int | None, ...]:
     return tuple(None if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from multibox.card import METADATA_KEY, ModelCard
 from multibox.cpus import usable_cpus
-from multibox.errors import ModelFileError, OptionError
+from multibox.errors import ModelFileError, OptionError, first_line
 from multibox.runtime.engine import INPUT, OUTPUTS, refuse_head
 
 __all__ = ["OrtEngine"]
@@ -48,7 +48,7 @@ class OrtEngine:
         except OptionError:
             raise
         except Exception as error:  # its exception classes share no base but Exception
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise ModelFileError(str(path), f"ONNX Runtime cannot open it ({reason})", "get the file again") from None
         metadata = self._session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in metadata:
@@ -72,7 +72,7 @@ class OrtEngine:
         try:
             offsets, logits = self._session.run(OUTPUTS, {INPUT: images})
         except Exception as error:  # see above
-            reason = f"ONNX Runtime failed on an input of {list(images.shape)} ({str(error).splitlines()[0]})"
+            reason = f"ONNX Runtime failed on an input of {list(images.shape)} ({first_line(error)})"
             raise ModelFileError(
                 self._source, reason, "use the batch size it was exported for, or export it anew"
             ) from None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multibox.errors import ModelFileError, MultiboxError
+from multibox.errors import ModelFileError, MultiboxError, first_line
 
 __all__ = ["load_state", "optimizer_tensors", "restore_optimizer", "save_state", "write_atomically"]
 
@@ -72,7 +72,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
         state = json.loads(header or "")
     except (SafetensorError, OSError, ValueError) as error:
-        reason = f"holds no state of a training run ({str(error).splitlines()[0]})"
+        reason = f"holds no state of a training run ({first_line(error)})"
         raise ModelFileError(str(path), reason, "start the training anew from weights/best.safetensors") from None
     if not isinstance(state, dict) or state.pop("format", None) != FORMAT_VERSION:
         raise ModelFileError(str(path), "was written by another version", "resume with that one, or start anew")

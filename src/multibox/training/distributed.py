@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from multibox.errors import OptionError
+from multibox.errors import OptionError, first_line
 
 __all__ = ["Processes", "processes"]
 
@@ -83,7 +83,7 @@ def processes(device: str) -> Iterator[Processes]:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise OptionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}; try device=cpu") from None
+        raise OptionError(f"device {device!r} cannot be used: {first_line(error)}; try device=cpu") from None
     chosen = torch.device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from multibox.core.structures import Target
 from multibox.data import Dataset
-from multibox.errors import MultiboxError
+from multibox.errors import MultiboxError, first_line
 from multibox.training.config import OptimOptions
 from multibox.training.loader import Batch
 
@@ -93,7 +93,7 @@ def _memory_error(error: BaseException, options: OptimOptions) -> TrainingError:
     advice = f"start anew with batch={smaller} accumulate={accumulate}, which learns nearly the same"
     if smaller == batch:
         advice = "use a smaller imgsz or a smaller model"
-    return TrainingError(f"out of memory with batch={batch} ({_first_line(error)}); {advice}")
+    return TrainingError(f"out of memory with batch={batch} ({_sentence(error)}); {advice}")
 
 
 def explained(error: BaseException, options: OptimOptions, *, saved: str) -> TrainingError | None:
@@ -118,8 +118,8 @@ def explained(error: BaseException, options: OptimOptions, *, saved: str) -> Tra
     if text.startswith("Caught ") and not _is_out_of_memory(error):
         return None
     advice = "often memory has run out: use fewer workers, or cache=none"
-    return TrainingError(f"a process that reads pictures has ended ({_first_line(error)}); {advice}; {saved}")
+    return TrainingError(f"a process that reads pictures has ended ({_sentence(error)}); {advice}; {saved}")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+def _sentence(error: BaseException) -> str:
+    return first_line(error).rstrip(". ")

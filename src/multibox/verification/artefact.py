@@ -15,7 +15,7 @@ from PIL import Image
 from multibox.card import METADATA_KEY, ModelCard
 from multibox.cpus import usable_cpus
 from multibox.detections import Detections
-from multibox.errors import ModelFileError
+from multibox.errors import ModelFileError, last_line
 from multibox.export.heads import FRIGATE_LABEL_BASE, RAW_OUTPUTS
 from multibox.export.intake import NETWORK_INPUT
 from multibox.export.triton import MODEL
@@ -84,7 +84,7 @@ class Artefact:
         try:
             self._session, metadata = opener(path, (NETWORK_INPUT, *RAW_OUTPUTS) if probe else ())
         except (OSError, RuntimeError, ValueError, TypeError) as error:
-            reason = f"its runtime cannot open it ({str(error).strip().splitlines()[-1]})"
+            reason = f"its runtime cannot open it ({last_line(error)})"
             raise ModelFileError(str(path), reason, "export it anew") from None
         self.metadata = metadata
         self.card = ModelCard.from_json(metadata[METADATA_KEY], source=str(path))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from multibox.card import ModelCard
 from multibox.data import Dataset
-from multibox.errors import ClassMapError, ModelFileError
+from multibox.errors import ClassMapError, ModelFileError, last_line
 from multibox.evaluation import EvaluationSet
 from multibox.verification.accuracy import Cost, cost, predictions
 from multibox.verification.artefact import Artefact, EagerReference, Seen, to_detections
@@ -141,7 +141,7 @@ def verify(
         raise
     except Exception as error:  # what a runtime raises on a broken graph shares no base but Exception
         report = Report(path.name, "?", "?", limits)
-        report.failures.append(f"it cannot be run: {str(error).strip().splitlines()[-1]}")
+        report.failures.append(f"it cannot be run: {last_line(error)}")
         return report
     report.pictures["compared"] = len(pictures)
     if dataset is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from numpy.typing import NDArray
 
 from multibox.card import ModelCard
 from multibox.evaluation import EvaluationSet
-from multibox.export.heads import HEADS
-from multibox.export.litert import litert_metadata, write_litert
-from multibox.export.onnx import export_metadata, network_graph, write_onnx
+from multibox.export.litert import write_litert
+from multibox.export.onnx import network_graph, write_onnx
 from multibox.export.openvino import convert, write_openvino
 from multibox.export.quantize import Quantizer, noise_shares
 from multibox.export.quantize_litert import LitertQuantizer
@@ -76,12 +76,13 @@ class Int8:
             if max(drops.values()) <= limit or len(kept) == len(self._quantizer.layers):
                 break
             kept = [row.node for row in ranking[: 2 * max(1, len(kept))]]
-        self._write_one(path, kept, metadata_for(self._card, self._request), final=True)
+        in_float = self._write_one(path, kept, metadata_for(self._card, self._request), final=True)
+        layers = {*self._quantizer.layers, *self._quantizer.always_float}
         return {
             "engine": QUANTIZERS[path.suffix],
             "calibration_pictures": len(self._inputs),
-            "float_layers": [self._quantizer.layer_of(node) for node in (*self._quantizer.always_float, *kept)],
-            "int8_layers": len(self._quantizer.layers) - len(kept),
+            "float_layers": [self._quantizer.layer_of(node) for node in in_float],
+            "int8_layers": len(layers) - len(in_float),
             "trials": trials,
             "sensitivity": [
                 {"layer": row.layer, "snr_db": round(row.snr_db, 2), "noise_share": round(share, 4)}
@@ -94,14 +95,9 @@ class Int8:
     def _drops(self, kept: Sequence[str]) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             trial = Path(folder) / f"trial{self._request.suffix}"
-            if self._request.is_litert:
-                batch = self._request.fixed_batch or 1
-                metadata = litert_metadata(self._card, head=HEADS["raw"], batch=batch, precision="int8")
-            else:
-                metadata = export_metadata(
-                    self._card, head=HEADS["raw"], batch=None, preprocess=False, precision="int8"
-                )
-            self._write_one(trial, kept, metadata, final=False)
+            batch = self._request.batch if self._request.is_litert else None
+            plain = replace(self._request, head="raw", preprocess=False, dynamic=None, batch=batch, output=None)
+            self._write_one(trial, kept, metadata_for(self._card, plain), final=False)
             artefact = Artefact(trial)
             after = predictions(
                 self._on_fitted(artefact.see), artefact.card, self._data.measure, engine="int8", name="int8"
@@ -109,25 +105,27 @@ class Int8:
             found = cost(self.reference, after, resamples=1)
         return {metric: found.drop(metric) for metric in ("ap50", "ap")}
 
-    def _write_one(self, path: Path, kept: Sequence[str], metadata: dict[str, str], *, final: bool) -> None:
+    def _write_one(self, path: Path, kept: Sequence[str], metadata: dict[str, str], *, final: bool) -> list[str]:
+        """Write a file; the layers that are float32 in it."""
         request, card = self._request, self._card
+        in_float = [*self._quantizer.always_float, *kept]
         if isinstance(self._quantizer, LitertQuantizer):
             quantised = self._quantizer.quantised(keep_float=kept)
             write_litert(composed(quantised, card, request) if final else quantised, path, metadata)
-            return
+            return in_float
         if path.suffix == ".onnx":
             quantised = self._quantizer.quantised(keep_float=kept)
+            in_float += self._quantizer.also_float(quantised, kept)
             if not final:
                 write_onnx(quantised, path, metadata)
-                return
+                return in_float
             if self._free is not self._network:
                 quantised = with_batch(quantised, request.fixed_batch)
             write_onnx(composed(quantised, card, request), path, metadata)
-            return
+            return in_float
         from multibox.export.quantize_openvino import quantise_openvino
 
         model = convert(composed(self._network, card, request) if final else self._free)
-        always = [*self._quantizer.always_float, *kept]
         inputs: list[NDArray[Any]] = [image[None] for image in self._inputs]
         picture_hw = request.picture_hw(card)
         if final and picture_hw is not None:
@@ -136,7 +134,8 @@ class Int8:
             inputs = [picture[None] for picture in self._pictures]
         if final and (request.fixed_batch or 1) > 1:
             inputs = [np.repeat(image, request.fixed_batch or 1, axis=0) for image in inputs]
-        write_openvino(quantise_openvino(model, inputs, keep_float=always), path, metadata)
+        write_openvino(quantise_openvino(model, inputs, keep_float=in_float), path, metadata)
+        return in_float
 
 
 def _at(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
