@@ -227,6 +227,23 @@ class Dripping:
         return self.chunks.pop(0) if self.chunks else b""
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF"])
+def test_a_large_file_is_read_in_pieces(kind: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    content = encoded(noise, kind)
+    path = tmp_path / f"large.{kind.lower()}"
+    path.write_bytes(content)
+    expected = read_picture(content)
+    for limit in (0, len(content) - 1, len(content)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(images, "_READ_WHOLE_BYTES", limit)
+            np.testing.assert_array_equal(read_picture(path), expected)
+            assert picture_size_hw(path) == (700, 900)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match=r"ends too early|damaged"):
+        read_picture(path)
+
+
 def test_stream_that_gives_less_than_it_holds() -> None:
     data = encoded(smooth(), "png")
     stream = Dripping(data[:10], None, bytearray(data[10:50]), None, data[50:])
@@ -642,7 +659,7 @@ def test_refused_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(io, "FileIO", denied)
     with pytest.raises(ImageError, match="may not be read"):
         read_picture(tmp_path / "secret.jpg")
 

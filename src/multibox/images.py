@@ -59,6 +59,7 @@ STREAM_SILENCE_S = 30.0
 """How long a stream that does not wait may give nothing."""
 _STREAM_PAUSE_S = 0.01
 _NEXT_READ_BYTES = 1 << 20
+_READ_WHOLE_BYTES = 1 << 20
 
 # Formats with an unmistakable signature, the common ones first. Others (EPS, which starts Ghostscript, and
 # rarities) are refused: pictures come from strangers, and every decoder is attack surface.
@@ -66,7 +67,7 @@ _FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF",
 if find_spec("PIL.AvifImagePlugin"):  # since Pillow 11.3
     _FORMATS += ("AVIF",)
 # Formats without one would "recognise" arbitrary bytes, so the file name has to vouch for them.
-_FORMATS_BY_SUFFIX = {".tga": ("TGA",), ".dib": ("DIB",)}
+_FORMATS_BY_ENDING = {"tga": ("TGA",), "dib": ("DIB",)}
 
 _FOREIGN_SIGNATURES = (
     (re.compile(rb"%PDF"), "a PDF document", "save the page as PNG or JPEG first"),
@@ -229,7 +230,13 @@ def _byte_stream(source: object, shown: str) -> Iterator[BinaryIO]:
     elif isinstance(source, (str, os.PathLike)):
         with _open_file(source, shown) as file:
             # A pipe (/dev/stdin, a shell's <(command)) cannot seek, and Pillow has to.
-            yield file if file.seekable() else io.BytesIO(read_limited(file, shown))
+            if not file.seekable():
+                yield io.BytesIO(read_limited(file, shown))
+            # Pillow asks for many small pieces; of a small file they come sooner from memory.
+            elif os.fstat(file.fileno()).st_size <= _READ_WHOLE_BYTES:
+                yield io.BytesIO(file.read())
+            else:
+                yield io.BufferedReader(file)
     elif callable(getattr(source, "read", None)):
         yield io.BytesIO(read_limited(cast("BinaryIO", source), shown))
     else:
@@ -239,11 +246,11 @@ def _byte_stream(source: object, shown: str) -> Iterator[BinaryIO]:
         )
 
 
-def _open_file(path: str | os.PathLike[str], shown: str) -> BinaryIO:
+def _open_file(path: str | os.PathLike[str], shown: str) -> io.FileIO:
     if not os.fspath(path):
         raise ImageError("''", "is an empty name", "give the path of a picture")
     try:
-        return Path(path).open("rb")
+        return io.FileIO(path)
     except FileNotFoundError as error:
         raise ImageError(shown, "there is no such file", "check the path") from error
     except PermissionError as error:
@@ -262,7 +269,7 @@ _pillow_limit_lock = threading.Lock()
 
 
 def _identify(stream: BinaryIO, shown: str, limit: int) -> Image.Image:
-    formats = _FORMATS + _FORMATS_BY_SUFFIX.get(Path(shown).suffix.lower(), ())
+    formats = _FORMATS + _FORMATS_BY_ENDING.get(shown.rpartition(".")[2].lower(), ())
     try:
         try:
             return Image.open(stream, formats=formats)
@@ -330,6 +337,7 @@ def _quiet_pillow() -> Iterator[None]:
 
 
 _PILLOW_MODULES = r"(?:PIL)\."
+_IGNORE_PILLOW = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)  # as `filterwarnings` would put it there
 _readers = 0
 _readers_lock = threading.Lock()
 
@@ -338,13 +346,13 @@ def _count_reader(change: int) -> None:
     global _readers
     with _readers_lock:
         _readers += change
+        filters = cast("MutableSequence[tuple[Any, ...]]", warnings.filters)
         if change > 0:  # again for every reader: another part of the process may have swapped the filters meanwhile
-            warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
+            if not filters or filters[0] is not _IGNORE_PILLOW:
+                filters.insert(0, _IGNORE_PILLOW)
         elif _readers == 0:
-            filters = cast("MutableSequence[tuple[Any, ...]]", warnings.filters)
-            ours = [item for item in filters if getattr(item[3], "pattern", None) == _PILLOW_MODULES]
-            for item in ours:
-                filters.remove(item)
+            while _IGNORE_PILLOW in filters:
+                filters.remove(_IGNORE_PILLOW)
 
 
 # ------------------------------------------------------------------------------------------------ refusing
