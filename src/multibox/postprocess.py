@@ -228,9 +228,8 @@ def postprocess_np(
         ContractError: shapes that do not agree, a value that is not finite, a class that does not exist.
     """
     _check_arrays(offsets, logits, anchors_cxcywh, spec.activation)
-    offsets, logits, anchors_cxcywh = (
-        array.astype(np.float32, copy=False) for array in (offsets, logits, anchors_cxcywh)
-    )
+    offsets, logits = np.asarray(offsets, np.float32), np.asarray(logits, np.float32)
+    anchors_cxcywh = np.asarray(anchors_cxcywh, np.float32)
     class_count = logits.shape[1] - (spec.activation == "softmax")
     columns = class_columns(classes, class_count)
     scores, flat = _candidates(logits, columns, spec)
@@ -303,11 +302,14 @@ def _sigmoid_scores(
     # A little below the threshold's logit, to spare the exponential of nearly all; the score itself decides.
     low = threshold * (1 - _SCORE_SLACK)
     least = np.float32(math.log(low) - math.log1p(-low)) if low > 0 else np.float32(-np.inf)
-    flat = np.flatnonzero(values > least)
-    scores = np.reciprocal(1 + np.exp(-np.maximum(values.ravel()[flat], _LEAST_LOGIT)))
+    values_flat = values.ravel()
+    flat = (values_flat > least).nonzero()[0]
+    scores = np.reciprocal(1 + np.exp(-np.maximum(values_flat[flat], _LEAST_LOGIT)))
     above = scores > threshold
-    anchor, column = np.divmod(flat[above], max(1, values.shape[1]))
-    return scores[above], anchor * class_count + (column if columns is None else columns[column])
+    if columns is None:
+        return scores[above], flat[above]
+    anchor, column = np.divmod(flat[above], max(1, len(columns)))
+    return scores[above], anchor * class_count + columns[column]
 
 
 def _softmax_scores(

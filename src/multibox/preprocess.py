@@ -172,12 +172,13 @@ def _rows(size_in: int, size_out: int, coordinates: Coordinates) -> _Rows:
 
 
 class _Columns(NamedTuple):
-    """The input columns that an output mixes, and what each channel of the two is multiplied by."""
+    """The input columns that an output mixes; what each channel of the two is multiplied by, and what is added."""
 
     low: NDArray[np.intp]
     high: NDArray[np.intp]
     low_weight: FloatArray  # [3, W]
     high_weight: FloatArray
+    shift: FloatArray  # [3]
 
 
 _MASKS = (0xFF, 0xFF00, 0xFF0000)  # of R, G and B in a 4-byte pixel
@@ -186,10 +187,13 @@ _UNITS: FloatArray = np.array([[1], [1 / 256], [1 / 65536]], dtype=np.float32)
 
 
 @lru_cache(maxsize=64)
-def _columns(size_in: int, size_out: int, coordinates: Coordinates, scale: tuple[float, ...]) -> _Columns:
+def _columns(
+    size_in: int, size_out: int, coordinates: Coordinates, scale: tuple[float, ...], mean: tuple[float, ...]
+) -> _Columns:
     low, high, weight = _taps(size_in, size_out, coordinates)
-    scaled = np.array(scale, dtype=np.float32)[:, None] * _UNITS
-    return _Columns(low, high, (1 - weight) * scaled, weight * scaled)
+    scales = np.array(scale, dtype=np.float32)
+    scaled = scales[:, None] * _UNITS
+    return _Columns(low, high, (1 - weight) * scaled, weight * scaled, -np.array(mean, dtype=np.float32) * scales)
 
 
 def resize_affine(
@@ -208,7 +212,7 @@ def resize_affine(
     """
     out = np.empty((3, *size_hw), dtype=np.float32)
     rows = _rows(rgb.shape[0], size_hw[0], coordinates)
-    columns = _columns(rgb.shape[1], size_hw[1], coordinates, tuple(scale))
+    columns = _columns(rgb.shape[1], size_hw[1], coordinates, tuple(scale), tuple(mean))
     words = _words(rgb)[rows.used]
     shape = (len(words), size_hw[1])
     left = words.take(columns.low, axis=1, mode="clip", out=_buffer("left", shape, _WORD))
@@ -216,9 +220,8 @@ def resize_affine(
     channel = _buffer("channel", shape, _WORD)
     along_x, added = _buffer("along_x", shape), _buffer("added", shape)
     step = _buffer("step", size_hw)
-    shifts = -np.array(mean, dtype=np.float32) * np.array(scale, dtype=np.float32)
     for low, mask, low_weight, high_weight, shift in zip(
-        out, _MASKS, columns.low_weight, columns.high_weight, shifts, strict=True
+        out, _MASKS, columns.low_weight, columns.high_weight, columns.shift, strict=True
     ):
         np.copyto(along_x, np.bitwise_and(left, mask, out=channel), casting="unsafe")
         np.multiply(along_x, low_weight, out=along_x)
@@ -245,12 +248,11 @@ def _words(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     base = rgb.base
     if (
         isinstance(base, np.ndarray)
-        and rgb.strides == (4 * width, 4, 1)
-        and base.nbytes == 4 * height * width
-        and base.flags.c_contiguous
+        and rgb.strides == (4 * width, 4, 1) == base.strides
+        and base.shape == (height, width, 4)
         and base.__array_interface__["data"][0] == rgb.__array_interface__["data"][0]
     ):
-        return base.reshape(-1).view(_WORD).reshape(height, width)
+        return base.view(_WORD)[..., 0]
     pixels = np.empty((height, width, 4), dtype=np.uint8)
     pixels[..., :3] = rgb
     return pixels.view(_WORD)[..., 0]
