@@ -13,7 +13,7 @@ WHO = ("model", "engine", "threads", "batch")
 def markdown(found: dict[str, Any]) -> str:
     """What `multibox.benchmarking.benchmark` found, as tables with what they were measured on and how."""
     sizes = {name: "{} × {}".format(*about["input_hw"]) for name, about in found["models"].items()}
-    data = "a made-up picture" if found["data"] is None else f"{found['pictures']} pictures of {found['data']}"
+    data = "a made-up picture" if found["data"] is None else f"{_count(found['pictures'])} of {found['data']}"
     rows = found["rows"]
     parts = [
         "# " + ", ".join(f"{name} ({size})" for name, size in sizes.items()),
@@ -120,3 +120,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = "|" + "|".join("-" * (w + 1) + ("-" if i in words else ":") for i, w in enumerate(widths)) + "|"
     return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def _count(pictures: int) -> str:
+    return "1 picture" if pictures == 1 else f"{pictures} pictures"

@@ -16,6 +16,9 @@ __all__ = ["WRITERS"]
 LEAST_SIDE = 1e-6
 """Of a box, as a fraction of the picture: the operator that suppresses refuses a whole picture for one empty box."""
 
+SPARE_CLASSES = 64
+"""Columns without scores: on N threads that operator never looks at column N (tensorflow/tensorflow#56058)."""
+
 
 def _raw(graph: LitertGraph, card: ModelCard, batch: int) -> None:
     pass
@@ -71,7 +74,7 @@ def _tflite4(graph: LitertGraph, card: ModelCard, batch: int) -> None:
 
     It decodes by itself but does not cut boxes off at the border, so it is given boxes that are decoded already, as
     offsets to a default box that is the picture; and it keeps scores from the threshold on, so that is the next
-    float32.
+    float32. Columns 2 … 65 hold no class, so it gives the same on any number of threads up to 65.
     """
     spec, classes = card.postprocess, len(card.class_map)
     if spec.class_agnostic:
@@ -86,6 +89,9 @@ def _tflite4(graph: LitertGraph, card: ModelCard, batch: int) -> None:
     boxes = graph.op("CONCATENATION", centre, logarithms, shape=(batch, card.box_count, 4), axis=2)
     whole = np.tile(np.array([0, 0, 1, 1], np.float32), (card.box_count, 1))
     scores = _limited(graph, _scores(graph, card, batch), card, batch)
+    spare = SPARE_CLASSES if classes > 2 else 0
+    if spare:
+        scores = _spread(graph, scores, (batch, card.box_count, classes), spare)
     rows = spec.max_detections
     options = {
         "max_detections": rows,
@@ -94,7 +100,7 @@ def _tflite4(graph: LitertGraph, card: ModelCard, batch: int) -> None:
         "use_regular_nms": True,
         "nms_score_threshold": float(np.nextafter(np.float32(spec.score_threshold), np.float32(2))),
         "nms_iou_threshold": float(max(np.float32(spec.nms_iou), np.finfo(np.float32).tiny)),
-        "num_classes": classes,
+        "num_classes": classes + spare,
         "y_scale": 1.0,
         "x_scale": 1.0,
         "h_scale": 1.0,
@@ -109,14 +115,31 @@ def _tflite4(graph: LitertGraph, card: ModelCard, batch: int) -> None:
         graph.constant(whole),
         outputs=[
             (None if late else "detection_boxes", "float32", (batch, rows, 4)),
-            ("detection_classes", "float32", (batch, rows)),
+            (None if spare else "detection_classes", "float32", (batch, rows)),
             ("detection_scores", "float32", (batch, rows)),
             ("num_detections", "float32", (batch,)),
         ],
     )
     if late:
         found[0] = _clipped(graph, found[0], (batch, rows, 4), "detection_boxes")
+    if spare:
+        labels = graph.constant(np.array([0, 1, *[0] * spare, *range(2, classes)], np.float32))
+        columns = graph.op("CAST", found[1], shape=(batch, rows), dtype="int32")
+        found[1] = graph.op("GATHER", labels, columns, shape=(batch, rows), name="detection_classes", axis=0)
     graph.set_outputs(found)
+
+
+def _spread(graph: LitertGraph, scores: int, shape: tuple[int, int, int], spare: int) -> int:
+    """Scores [B, A, C] -> [B, A, C + spare], with columns of -1 behind the first two."""
+    batch, boxes, classes = shape
+    parts = [
+        graph.op("SLICE", scores, graph.ints(0, 0, start), graph.ints(batch, boxes, count), shape=(batch, boxes, count))
+        for start, count in ((0, 2), (2, classes - 2))
+    ]
+    places = graph.constant(np.array([[0, 0], [0, 0], [0, spare]], np.int32))
+    padding = graph.constant(np.float32(-1))
+    first = graph.op("PADV2", parts[0], places, padding, shape=(batch, boxes, 2 + spare))
+    return graph.op("CONCATENATION", first, parts[1], shape=(batch, boxes, classes + spare), axis=2)
 
 
 def _limited(graph: LitertGraph, scores: int, card: ModelCard, batch: int) -> int:

@@ -46,6 +46,7 @@ class LitertQuantizer:
             graph.graph.tensors[operator.outputs[0]].name.decode(): graph.kind(operator)
             for operator in graph.graph.operators
         }
+        self._measured = _activations(graph)
         self.always_float = _last_convolutions(graph)
         self.ranges = self._measured_ranges(inputs)
 
@@ -92,7 +93,7 @@ class LitertQuantizer:
 
     def _measured_ranges(self, inputs: Sequence[FloatArray]) -> dict[str, tuple[FloatArray, FloatArray]]:
         """(low, high) of every activation that may be quantised; zero lies inside, because padding is zero."""
-        names = ["images", *(name for name, kind in self._operators.items() if kind in QUANTISED)]
+        names = self._measured
         interpreter = _interpreter(self.network, keep_all=True)
         numbers = {found["name"]: found["index"] for found in interpreter.get_tensor_details()}
         random = np.random.default_rng(0)
@@ -111,6 +112,15 @@ class LitertQuantizer:
             limits = least_loss(np.concatenate(samples[name]), low[name], high[name])
             found[name] = (limits[0].reshape(shape), limits[1].reshape(shape))
         return found
+
+
+def _activations(graph: LitertGraph) -> list[str]:
+    """Names of what quantised operators give and take, weights excepted."""
+    quantised = [operator for operator in graph.graph.operators if graph.kind(operator) in QUANTISED]
+    given = [*graph.graph.inputs, *(number for operator in quantised for number in operator.outputs)]
+    made = {int(number) for operator in graph.graph.operators for number in operator.outputs}
+    taken = [number for operator in quantised for number in operator.inputs if int(number) in made]
+    return [graph.graph.tensors[number].name.decode() for number in dict.fromkeys(map(int, (*given, *taken)))]
 
 
 def _last_convolutions(graph: LitertGraph) -> list[str]:
