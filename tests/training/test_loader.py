@@ -6,6 +6,9 @@ import errno
 import functools
 import os
 import pickle
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -413,3 +416,23 @@ def test_the_seed_changes_the_augmentation(pictures: Path) -> None:
     first, second = (training_pictures(pictures, seed=seed)[0, 0][0].rgb for seed in (0, 1))
     assert not np.array_equal(first, second)
     assert config(pictures).run.seed == 0
+
+
+def test_nothing_of_the_batches_is_left_when_the_interpreter_goes() -> None:
+    """Else torch may print an error for each that workers have handed over, depending on what it takes down first."""
+    code = """
+        import atexit
+        from torch.multiprocessing.reductions import shared_cache
+        atexit.register(lambda: print("left:", len(shared_cache)))  # runs after what is registered later
+        import torch
+        from torch.utils.data import DataLoader
+        import multibox.training.loader
+        if __name__ == "__main__":
+            for batch in DataLoader([torch.zeros(4)] * 6, num_workers=1):
+                pass
+            del batch
+            print("before:", len(shared_cache))
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    before, left = (int(line.split()[1]) for line in done.stdout.splitlines())
+    assert (before > 0, left, done.stderr) == (True, 0, "")

@@ -7,6 +7,7 @@ batches as one.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import signal
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.multiprocessing.reductions import shared_cache
 from torch.utils.data import DataLoader, Dataset
 
 from multibox.core.structures import Target
@@ -296,6 +298,11 @@ def received(batches: Iterable[Any], *, workers: int) -> Iterator[Any]:
             raise
         reason = str(error) or type(error).__name__
         raise RuntimeError(f"DataLoader worker (pid unknown) exited unexpectedly: {reason}") from error
+
+
+# torch keeps a note on each batch that a worker has handed over. One that is freed as the interpreter goes, when half
+# of torch is gone already, prints an error.
+atexit.register(shared_cache.free_dead_references)
 
 
 def end_workers(batches: Any) -> None:
