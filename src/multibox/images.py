@@ -67,7 +67,7 @@ _FORMATS: tuple[str, ...] = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF",
 if find_spec("PIL.AvifImagePlugin"):  # since Pillow 11.3
     _FORMATS += ("AVIF",)
 # Formats without one would "recognise" arbitrary bytes, so the file name has to vouch for them.
-_FORMATS_BY_ENDING = {"tga": ("TGA",), "dib": ("DIB",)}
+_FORMATS_BY_SUFFIX = {".tga": ("TGA",), ".dib": ("DIB",)}
 
 _FOREIGN_SIGNATURES = (
     (re.compile(rb"%PDF"), "a PDF document", "save the page as PNG or JPEG first"),
@@ -269,7 +269,7 @@ _pillow_limit_lock = threading.Lock()
 
 
 def _identify(stream: BinaryIO, shown: str, limit: int) -> Image.Image:
-    formats = _FORMATS + _FORMATS_BY_ENDING.get(shown.rpartition(".")[2].lower(), ())
+    formats = _FORMATS + _FORMATS_BY_SUFFIX.get(shown[-4:].lower(), ())
     try:
         try:
             return Image.open(stream, formats=formats)

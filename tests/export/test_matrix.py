@@ -14,8 +14,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("onnx", reason="the export extra is not installed")
 
-from PIL import Image
-
 from multibox.export.heads import HEADS
 from multibox.export.litert_heads import WRITERS
 from multibox.export.openvino import convert, write_openvino
@@ -167,11 +165,12 @@ def test_openvino_int8(
     needs("openvino", "openvino")
     needs("nncf", "quantize")
     from multibox.export.quantize_openvino import quantise_openvino
+    from multibox.verification.int8 import _at
 
     request = asked("openvino-int8", head, batch, size)
     made = exported(MODEL, request.size_hw, request.fixed_batch)
     picture_hw = request.picture_hw(made.card)
-    taken = pictures[COUNT:] if picture_hw is None else [fitted(picture, picture_hw) for picture in pictures[COUNT:]]
+    taken = pictures[COUNT:] if picture_hw is None else [_at(picture, picture_hw) for picture in pictures[COUNT:]]
     inputs = [
         np.stack([picture if request.takes_pictures else made.card.preprocess(picture)[0]] * (request.fixed_batch or 1))
         for picture in taken
@@ -180,10 +179,6 @@ def test_openvino_int8(
     quantised = quantise_openvino(convert(composed(made.network, made.card, request)), inputs, keep_float=keep_float)
     write_openvino(quantised, tmp_path / "a.xml", metadata_for(made.card, request))
     judged_int8(remembered(made.detector), made.card, tmp_path / "a.xml", pictures, head)
-
-
-def fitted(picture: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize((size_hw[1], size_hw[0])))
 
 
 # ------------------------------------------------------------------------------------------------ LiteRT

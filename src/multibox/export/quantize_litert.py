@@ -46,9 +46,8 @@ class LitertQuantizer:
             graph.graph.tensors[operator.outputs[0]].name.decode(): graph.kind(operator)
             for operator in graph.graph.operators
         }
-        self._measured = _activations(graph)
         self.always_float = _last_convolutions(graph)
-        self.ranges = self._measured_ranges(inputs)
+        self.ranges = _measured_ranges(network, _activations(graph), inputs)
 
     @property
     def layers(self) -> list[str]:
@@ -91,28 +90,6 @@ class LitertQuantizer:
             found.append(Sensitivity(name, name, min(ratios)))
         return sorted(found, key=lambda row: row.snr_db)
 
-    def _measured_ranges(self, inputs: Sequence[FloatArray]) -> dict[str, tuple[FloatArray, FloatArray]]:
-        """(low, high) of every activation that may be quantised; zero lies inside, because padding is zero."""
-        names = self._measured
-        interpreter = _interpreter(self.network, keep_all=True)
-        numbers = {found["name"]: found["index"] for found in interpreter.get_tensor_details()}
-        random = np.random.default_rng(0)
-        low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-        samples: dict[str, list[FloatArray]] = {name: [] for name in names}
-        for image in inputs:
-            _feed(interpreter, image)
-            for name in names:
-                values = interpreter.get_tensor(numbers[name]).ravel()
-                low[name] = min(low[name], float(values.min()))
-                high[name] = max(high[name], float(values.max()))
-                samples[name].append(values[random.integers(0, values.size, SAMPLED)])
-        found = {}
-        for name in names:
-            shape = (1,) * interpreter.get_tensor(numbers[name]).ndim
-            limits = least_loss(np.concatenate(samples[name]), low[name], high[name])
-            found[name] = (limits[0].reshape(shape), limits[1].reshape(shape))
-        return found
-
 
 def _activations(graph: LitertGraph) -> list[str]:
     """Names of what quantised operators give and take, weights excepted."""
@@ -121,6 +98,30 @@ def _activations(graph: LitertGraph) -> list[str]:
     made = {int(number) for operator in graph.graph.operators for number in operator.outputs}
     taken = [number for operator in quantised for number in operator.inputs if int(number) in made]
     return [graph.graph.tensors[number].name.decode() for number in dict.fromkeys(map(int, (*given, *taken)))]
+
+
+def _measured_ranges(
+    network: bytes, names: Sequence[str], inputs: Sequence[FloatArray]
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """(low, high) of each of these activations; zero lies inside, because padding is zero."""
+    interpreter = _interpreter(network, keep_all=True)
+    numbers = {found["name"]: found["index"] for found in interpreter.get_tensor_details()}
+    random = np.random.default_rng(0)
+    low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    samples: dict[str, list[FloatArray]] = {name: [] for name in names}
+    for image in inputs:
+        _feed(interpreter, image)
+        for name in names:
+            values = interpreter.get_tensor(numbers[name]).ravel()
+            low[name] = min(low[name], float(values.min()))
+            high[name] = max(high[name], float(values.max()))
+            samples[name].append(values[random.integers(0, values.size, SAMPLED)])
+    found = {}
+    for name in names:
+        shape = (1,) * interpreter.get_tensor(numbers[name]).ndim
+        limits = least_loss(np.concatenate(samples[name]), low[name], high[name])
+        found[name] = (limits[0].reshape(shape), limits[1].reshape(shape))
+    return found
 
 
 def _last_convolutions(graph: LitertGraph) -> list[str]:
