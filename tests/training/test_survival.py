@@ -10,6 +10,8 @@ import os
 import re
 import signal
 import time
+import weakref
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,10 @@ from multibox.data.transforms import Sample
 from multibox.errors import MultiboxError, OptionError
 from multibox.training import loop
 from multibox.training.failures import TrainingError
-from multibox.training.loader import TrainingPictures, prepare_worker
+from multibox.training.loader import TrainingPictures
 from multibox.training.loop import StepRecord, Trainer
 from multibox.training.run import prepared, resume, train
+from multibox.training.workers import end_workers, losses_wait, prepare_worker, received
 from multibox.weights import load_detector
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
@@ -382,6 +385,47 @@ def test_a_worker_lost_while_it_hands_over_a_batch_is_explained(
         train(config(data, workers=1), folder=folder)
 
 
+@needs_posix
+def test_a_loss_is_told_where_batches_are_received() -> None:
+    """Not in the middle of something else, which may be moving weights, or take the error for its own."""
+    end_workers(iter(DataLoader(torch.zeros(1, 1), num_workers=1)))
+    before = signal.getsignal(signal.SIGCHLD)
+    with losses_wait():
+        with losses_wait():  # once is enough
+            batches = iter(DataLoader(torch.zeros(64, 1), num_workers=1))
+            arriving = received(batches, workers=1)
+            next(arriving)
+            batches._workers[0].kill()
+            os.waitid(os.P_PID, batches._workers[0].pid, os.WEXITED | os.WNOWAIT)  # it has ended; torch may still ask
+        with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) is killed by signal: Killed"):
+            next(arriving)
+        end_workers(batches)
+    assert callable(before)
+    assert signal.getsignal(signal.SIGCHLD) is before
+
+
+@needs_posix
+def test_a_lost_worker_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch opens files after a broken connection, and its signal handler may raise before they are put away."""
+    files: list[weakref.ref[Any]] = []
+
+    def cut_off(*_: Any, **__: Any) -> Any:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    def enter(self: ExitStack, file: Any) -> Any:
+        files.append(weakref.ref(file))
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
+
+    batches = iter(DataLoader(torch.zeros(4, 1), num_workers=1))
+    monkeypatch.setattr(batches._data_queue, "get", cut_off)
+    monkeypatch.setattr(ExitStack, "enter_context", enter)
+    with pytest.raises(RuntimeError, match="is killed by signal") as lost:
+        next(received(batches, workers=1))
+    monkeypatch.undo()
+    assert lost.value.__traceback__ is not None  # which holds the functions it went through
+    assert [file() for file in files] == [None]
+
+
 def test_a_broken_connection_of_something_else_is_not_explained_away(data: Path, folder: Path) -> None:
     class Refused(Recorder):
         def on_step(self, record: StepRecord) -> None:
@@ -434,7 +478,7 @@ def test_a_failed_run_leaves_no_process_behind(
 
 @needs_posix
 def test_a_worker_obeys_the_request_to_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multibox.training.loader.LINGER", 2)
+    monkeypatch.setattr("multibox.training.workers.LINGER", 2)
     heard, tell = multiprocessing.get_context("fork").Pipe(duplex=False)
 
     def work() -> None:

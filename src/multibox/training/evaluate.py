@@ -19,7 +19,7 @@ from multibox.models.detector import Detector
 from multibox.postprocess import postprocess_np
 from multibox.preprocess import Geometry, Preprocess
 from multibox.training.distributed import Processes
-from multibox.training.loader import end_workers, prepare_worker, received
+from multibox.training.workers import end_workers, prepare_worker, received
 
 __all__ = ["Evaluation", "evaluate"]
 

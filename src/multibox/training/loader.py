@@ -7,12 +7,10 @@ batches as one.
 
 from __future__ import annotations
 
-import atexit
 import errno
 import os
-import signal
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -21,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.multiprocessing.reductions import shared_cache
 from torch.utils.data import DataLoader, Dataset
 
 from multibox.core.structures import Target
@@ -30,21 +27,18 @@ from multibox.data.transforms import AugmentOptions, Sample, Transform, augment,
 from multibox.errors import ImageError, MultiboxError
 from multibox.images import read_picture
 from multibox.preprocess import Preprocess
+from multibox.training.workers import prepare_worker
 
 __all__ = [
     "Batch",
     "EpochBatches",
     "TrainingPictures",
-    "end_workers",
     "make_loader",
     "open_cache",
-    "prepare_worker",
-    "received",
     "to_network",
 ]
 
 NEIGHBOURS = 50  # pictures tried in place of an unreadable one
-LINGER = 60  # seconds that a process of pictures goes on after it was asked to end
 SHUFFLE, PICTURE = 0, 1  # first words of the random streams of orders and of pictures
 
 
@@ -272,49 +266,6 @@ class EpochBatches:
         for number in range(self.first, len(self)):
             part = order[number * self.batch : (number + 1) * self.batch]
             yield [(self.epoch, int(i)) for i in part[self.rank :: self.world]]
-
-
-def prepare_worker(_: int) -> None:
-    """What a process that reads pictures does first."""
-    torch.set_num_threads(1)  # the training process has the others
-    # Both signals may reach the whole group of processes, and the training process decides what follows. But that one
-    # itself ends with SIGTERM what hangs, so this is obeyed after a while.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LINGER))
-
-
-def received(batches: Iterable[Any], *, workers: int) -> Iterator[Any]:
-    """The batches of a loader with so many workers.
-
-    Raises:
-        RuntimeError: also when a worker ends while it hands one over, which torch lets through as whatever the broken
-            connection raised.
-    """
-    try:
-        yield from batches
-    except (ConnectionError, EOFError, FileNotFoundError) as error:
-        if not workers or "DataLoader worker" in str(error):  # raised by what made the batch, here or there
-            raise
-        reason = str(error) or type(error).__name__
-        raise RuntimeError(f"DataLoader worker (pid unknown) exited unexpectedly: {reason}") from error
-
-
-# torch keeps a note on each batch that a worker has handed over. One that is freed as the interpreter goes, when half
-# of torch is gone already, prints an error.
-atexit.register(shared_cache.free_dead_references)
-
-
-def end_workers(batches: Any) -> None:
-    """End the processes behind a loader's iterator now; an error's traceback could keep them until the very end."""
-    end = getattr(batches, "_shutdown_workers", None)
-    if end is None:
-        return
-    try:
-        end()
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):  # what torch raises, wherever it is, when one has died before
-            raise
 
 
 def make_loader(pictures: TrainingPictures, batches: EpochBatches, *, workers: int, pin: bool) -> DataLoader[Any]:

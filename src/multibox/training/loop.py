@@ -29,13 +29,12 @@ from multibox.training.loader import (
     Batch,
     EpochBatches,
     TrainingPictures,
-    end_workers,
     make_loader,
-    received,
     to_network,
 )
 from multibox.training.optim import Ema, learning_rate, make_optimizer, set_training
 from multibox.training.pictures import draw_batch
+from multibox.training.workers import end_workers, received
 
 __all__ = ["AUTOCAST", "EpochRow", "Observer", "Progress", "StepRecord", "Trainer"]
 

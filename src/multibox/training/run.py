@@ -32,6 +32,7 @@ from multibox.training.loop import Observer, Trainer
 from multibox.training.optim import freeze, freeze_norms
 from multibox.training.pictures import draw_curves
 from multibox.training.transfer import Start, start_from
+from multibox.training.workers import losses_wait
 from multibox.weights.store import make_card, save_detector
 
 __all__ = ["CONFIG_NAME", "TrainResult", "resume", "train"]
@@ -112,7 +113,7 @@ def resume(folder: Path, *, transforms: Sequence[Transform] = (), **options: Any
 def prepared(config: TrainConfig, folder: Path, transforms: Sequence[Transform] = ()) -> Iterator[Trainer]:
     """A trainer with its data and model, before anything is written into the folder."""
     torch.manual_seed(config.run.seed)
-    with _determinism(config.run.deterministic), processes(config.run.device) as others:
+    with _determinism(config.run.deterministic), processes(config.run.device) as others, losses_wait():
         if config.optim.batch % others.world:
             raise OptionError(f"batch={config.optim.batch} is not a multiple of the {others.world} processes")
         say = _speaker(config, others)
