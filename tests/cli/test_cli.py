@@ -538,7 +538,9 @@ def test_interrupt_leaves_valid_files(tmp_path: Path) -> None:
         os.link(shutil.copy(CAT, tmp_path / "cat.png") if i == 0 else tmp_path / "cat.png", tmp_path / f"in/{i}.png")
     args = [*COMMAND, "predict", "in", "--save-coco", "--save-csv", "--no-save"]
     pipe = subprocess.PIPE
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a program started to ignore it would do so
     with subprocess.Popen(args, cwd=tmp_path, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True) as process:
+        signal.signal(signal.SIGINT, before)
         assert process.stdout is not None
         for _ in range(3):
             assert "1 cat" in process.stdout.readline()
