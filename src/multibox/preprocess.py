@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from multibox.errors import ContractError, did_you_mean
 
-__all__ = ["Geometry", "Preprocess"]
+__all__ = ["Geometry", "Preprocess", "packed_pixels"]
 
 Coordinates = Literal["half_pixel", "asymmetric"]
 ColourOrder = Literal["RGB", "BGR"]
@@ -213,7 +213,7 @@ def resize_affine(
     out = np.empty((3, *size_hw), dtype=np.float32)
     rows = _rows(rgb.shape[0], size_hw[0], coordinates)
     columns = _columns(rgb.shape[1], size_hw[1], coordinates, tuple(scale), tuple(mean))
-    words = _words(rgb)[rows.used]
+    words = packed_pixels(rgb)[rows.used]
     shape = (len(words), size_hw[1])
     left = words.take(columns.low, axis=1, mode="clip", out=_buffer("left", shape, _WORD))
     right = words.take(columns.high, axis=1, mode="clip", out=_buffer("right", shape, _WORD))
@@ -242,7 +242,7 @@ _scratch = threading.local()
 _WORD = np.dtype("<i4")  # R in the lowest byte, wherever this runs; signed, because that becomes float32 faster
 
 
-def _words(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
+def packed_pixels(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     """The picture as [h, w] 4-byte pixels whose first three bytes are R, G and B; a view where it is stored so."""
     height, width, _ = rgb.shape
     base = rgb.base

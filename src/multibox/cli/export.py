@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from multibox.cli.options import KeyValueCommand, Number
+from multibox.cli.options import KeyValueCommand, Number, parse_size_hw
 from multibox.errors import MissingDependencyError, OptionError, did_you_mean
 from multibox.images import one_line
 
@@ -76,7 +76,6 @@ def command(model: str, **options: Any) -> int:
         if isinstance(error, MissingDependencyError):
             raise
         raise MissingDependencyError(error.name or "torch", "exporting", "export") from None
-    from multibox.cli.info import _size_hw
 
     for name, known in (("format", FORMATS), ("head", HEADS)):
         if options[name] not in known:
@@ -84,7 +83,7 @@ def command(model: str, **options: Any) -> int:
     size = options.pop("imgsz")
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
     tolerances = Tolerances(box_px=options.pop("tolerance"), max_drop=options.pop("max_drop"))
-    height_width = None if size is None else _size_hw(size)
+    height_width = None if size is None else parse_size_hw(size)
     request = ExportRequest(
         model,
         size_hw=None if height_width is None else (height_width[0], height_width[1]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import click
 from multibox.card import ModelCard, read_safetensors_card
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL, resolve_model
 from multibox.classes import ClassMap
-from multibox.cli.options import KeyValueCommand
+from multibox.cli.options import KeyValueCommand, parse_size_hw
 from multibox.errors import MissingDependencyError, ModelFileError, OptionError, did_you_mean
 from multibox.images import one_line
 
@@ -90,20 +89,12 @@ def _built(model: str, *, num_classes: int | None, imgsz: str | None, ratios: st
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     if imgsz is not None:
-        arguments["size_hw"] = _size_hw(imgsz)
+        arguments["size_hw"] = parse_size_hw(imgsz)
     if ratios is not None:
         arguments["ratios"] = [_numbers(level) for level in ratios.split("/")]
     detector = create_model(model, **arguments)
     names = ClassMap(tuple(f"class {i}" for i in range(detector.spec.num_classes)))
     return make_card(detector, names, name=model, source="random weights")
-
-
-def _size_hw(text: str) -> list[int]:
-    """[height, width] from "320", "320,480" or "320x480"."""
-    sides = [part.strip() for part in text.lower().replace("×", ",").replace("x", ",").split(",")]
-    if len(sides) not in (1, 2) or not all(re.fullmatch(r"[0-9]{1,5}", side) and int(side) for side in sides):
-        raise OptionError(f"imgsz must be one number of pixels or height,width, got {text!r}")
-    return [int(sides[0]), int(sides[-1])]
 
 
 def _numbers(text: str) -> list[float]:

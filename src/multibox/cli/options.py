@@ -12,7 +12,7 @@ import click
 from multibox.classes import ClassMap
 from multibox.errors import OptionError, did_you_mean
 
-__all__ = ["KeyValueCommand", "Number", "select_classes"]
+__all__ = ["KeyValueCommand", "Number", "parse_size_hw", "select_classes"]
 
 _KEY_VALUE = re.compile(r"(?P<key>[A-Za-z][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOTALL)
 _YES, _NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
@@ -181,3 +181,11 @@ def select_classes(class_map: ClassMap, text: str) -> tuple[int, ...]:
     if not any(wanted):
         raise OptionError(f"classes={text}: names no class; write classes=cat,dog, or leave it out for all classes")
     return class_map.select(part for part in wanted if part)
+
+
+def parse_size_hw(text: str) -> list[int]:
+    """[height, width] from "320", "320,480" or "320x480"."""
+    sides = [part.strip() for part in text.lower().replace("×", ",").replace("x", ",").split(",")]
+    if len(sides) not in (1, 2) or not all(re.fullmatch(r"[0-9]{1,5}", side) and int(side) for side in sides):
+        raise OptionError(f"imgsz must be one number of pixels or height,width, got {text!r}")
+    return [int(sides[0]), int(sides[-1])]

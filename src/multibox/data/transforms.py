@@ -16,7 +16,7 @@ from PIL import Image
 
 from multibox.data.photometric import distort
 from multibox.errors import ContractError, OptionError
-from multibox.preprocess import Coordinates, Preprocess, _words
+from multibox.preprocess import Coordinates, Preprocess, packed_pixels
 
 __all__ = ["AugmentOptions", "Sample", "Transform", "augment", "check_sample", "clipped", "mosaic", "resized"]
 
@@ -399,7 +399,7 @@ def _crop(rgb: NDArray[np.uint8], part: _Rect) -> NDArray[np.uint8]:
     """The pixels of a part: [h, w, 4] where the picture is stored as 4-byte pixels, for speed, otherwise [h, w, 3]."""
     if rgb.strides[1:] != (4, 1):
         return part.pixels(rgb)
-    words = np.ascontiguousarray(part.pixels(_words(rgb)))
+    words = np.ascontiguousarray(part.pixels(packed_pixels(rgb)))
     return words.view(np.uint8).reshape(*words.shape, 4)
 
 
