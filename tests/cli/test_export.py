@@ -21,6 +21,7 @@ import multibox.verification.written as written
 from multibox import Detector
 from multibox.cli import main
 from multibox.export.heads import HEADS
+from multibox.verification.int8 import nothing_in_int8
 from multibox.verification.pictures import drawn_pictures
 from multibox.verification.request import FORMATS
 
@@ -83,10 +84,10 @@ def test_a_broken_export_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -
     code, _, err = run(*TINY, "head=nms", "batch=2")
     assert code == 1
     assert "multibox: head nms: " in err
-    assert "refused; renamed to tinyssd256-nms.onnx.rejected" in err
+    assert "refused; it is tinyssd256-nms.onnx.rejected" in err
     assert sorted(p.name for p in Path().iterdir()) == [
         "tinyssd256-nms.onnx.rejected",
-        "tinyssd256-nms.onnx.report.json",
+        "tinyssd256-nms.onnx.rejected.report.json",
     ]
 
 
@@ -104,7 +105,10 @@ def test_a_triton_repository_that_is_broken_is_refused_whole(run: Any, monkeypat
         code, _, err = run(*arguments)
     assert code == 1
     assert "config.pbtxt: output 'count' is TYPE_INT64 [-1] in the model, declared is TYPE_FP32 [-1]" in err
-    assert sorted(p.name for p in Path().iterdir()) == ["tinyssd256-nms.rejected", "tinyssd256-nms.report.json"]
+    assert sorted(p.name for p in Path().iterdir()) == [
+        "tinyssd256-nms.rejected",
+        "tinyssd256-nms.rejected.report.json",
+    ]
     code, out, err = run(*arguments)
     assert code == 0, err
     assert "wrote tinyssd256-nms and tinyssd256-nms.report.json" in out
@@ -136,6 +140,21 @@ def write_dataset(folder: Path) -> Path:
     return folder / "boxes.csv"
 
 
+def test_pictures_that_cannot_be_read_are_counted(run: Any, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    broken = data.parent / "2.png"
+    broken.write_bytes(broken.read_bytes()[:999])
+    code, out, err = run(*TINY, f"data={data}")
+    assert code == 0, err
+    assert "1 of 4 pictures cannot be read and were left out: multibox check names them" in out
+
+
+def test_int8_without_a_layer_in_int8_is_refused() -> None:
+    assert nothing_in_int8({"int8_layers": 1, "float_layers": []}) == []
+    [failure] = nothing_in_int8({"int8_layers": 0, "float_layers": ["a", "b"]})
+    assert failure.startswith("int8: AP falls by less than max_drop only with every layer in float32")
+
+
 def test_int8_end_to_end(run: Any, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     code, out, err = run(*TINY, "format=onnx-int8", "head=nms", "preprocess=true", f"data={data}", "max_drop=1")
@@ -145,6 +164,7 @@ def test_int8_end_to_end(run: Any, tmp_path: Path) -> None:
     assert report["precision"] == "int8"
     assert report["head_alone"]["holds"] is True
     assert report["quantisation"]["int8_layers"] >= 6
+    assert f"int8: {report['quantisation']['int8_layers']} layers, and " in out
     assert report["quantisation"]["sensitivity"][0]["noise_share"] > 0
     assert set(report["accuracy"]["drop"]) == {"ap", "ap50"}
     kinds = {node.op_type for node in onnx.load("tinyssd256-nms-int8.onnx").graph.node}

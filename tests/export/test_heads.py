@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -255,6 +256,9 @@ def test_metadata_speak_the_dialects_of_other_tools() -> None:
     assert written["task"] == "detect"
     assert written["names"] == "{0: 'cat', 1: 'dog', 2: 'bird'}"
     assert (written["stride"], written["imgsz"], written["batch"]) == ("16", "[40, 32]", "4")
+    assert (ast.literal_eval(written["args"]), written["channels"]) == ({"batch": 4, "dynamic": False}, "3")
+    free = export_metadata(card, head=HEADS["nms"], batch=None, preprocess=True)
+    assert (free["batch"], ast.literal_eval(free["args"])["dynamic"]) == ("1", True)  # those tools read a number there
     assert written["license"] == "Apache-2.0"
     assert {"description", "version", "anchors_sha256", "box_format", "preprocess"} <= set(written)
     assert written["head"] == "nms"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from functools import cache
@@ -24,7 +25,7 @@ from multibox.export.heads import HEADS
 from multibox.export.onnx import compose, export_metadata, write_onnx
 from multibox.images import read_picture
 from multibox.runtime import Detector
-from multibox.verification import Report, Tolerances, verify
+from multibox.verification import ExportRequest, Report, Tolerances, export_verified, verify
 from multibox.verification.run import _settled
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
@@ -186,19 +187,56 @@ def test_int8_is_judged_by_accuracy_and_names_the_classes(tmp_path: Path) -> Non
     assert "; most in " in broken.failures[0]
 
 
-def test_what_fails_is_renamed_and_its_report_kept(tmp_path: Path) -> None:
-    path = tmp_path / "a.onnx"
-    report = judged(path, said=card_with(mean=(120.0,) * 3))
-    outcome = _settled(path, report)
-    assert not path.exists()
+def test_what_fails_leaves_an_earlier_export_alone(tmp_path: Path) -> None:
+    aside, path = tmp_path / "aside", tmp_path / "a.onnx"
+    aside.mkdir()
+    made = aside / path.name
+    first = _settled(made, path, judged(made))
+    assert (first.path, first.report_path) == (path, tmp_path / "a.onnx.report.json")
+    good = {file.name: file.read_bytes() for file in (path, first.report_path)}
+    assert json.loads(good["a.onnx.report.json"])["sha256"] == {"a.onnx": hashlib.sha256(good["a.onnx"]).hexdigest()}
+    report = judged(made, said=card_with(mean=(120.0,) * 3))
+    made.with_suffix(".bin").write_bytes(b"weights")
+    outcome = _settled(made, path, report)
+    assert {file.name: file.read_bytes() for file in (path, first.report_path)} == good
     assert outcome.path == tmp_path / "a.onnx.rejected"
     assert outcome.path.is_file()
-    written = json.loads((tmp_path / "a.onnx.report.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "a.bin.rejected").read_bytes() == b"weights"
+    assert not (tmp_path / "a.bin").exists()
+    written = json.loads((tmp_path / "a.onnx.rejected.report.json").read_text(encoding="utf-8"))
     assert written["passed"] is False
     assert written["failures"] == report.failures
-    again = _settled(path, judged(path))
-    assert again.path == path
-    assert not (tmp_path / "a.onnx.rejected").exists()
+    assert _settled(made, path, judged(made)).path == path
+    assert not list(tmp_path.glob("a.onnx.rejected*"))
+
+
+def test_an_export_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("multibox.verification.run.verify", interrupted)
+    (tmp_path / "a.onnx").write_bytes(b"an earlier one")
+    with pytest.raises(KeyboardInterrupt):
+        export_verified(ExportRequest("tinyssd256", size_hw=(64, 96), output=tmp_path / "a.onnx"))
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a.onnx", b"an earlier one")]
+
+
+@pytest.mark.parametrize("head", ["raw", "nms"])
+def test_a_head_without_anything_to_find_is_unproven(head: str, tmp_path: Path) -> None:
+    detector, card, network = source()
+    card = replace(card, postprocess=replace(card.postprocess, score_threshold=0.999))
+    path = tmp_path / "a.onnx"
+    write_onnx(
+        compose(network, card, head=HEADS[head], preprocess=False),
+        path,
+        export_metadata(card, head=HEADS[head], batch=None, preprocess=False),
+    )
+    report = verify(path, detector, card, pictures())
+    assert report.detections is not None
+    assert report.detections.expected == 0
+    said = report.notes if head == "raw" else report.failures
+    assert [text.split("; ")[1] for text in said] == ["give data=… with objects that the model finds, or a lower conf"]
+    assert report.passed == (head == "raw")
 
 
 def test_tolerances_are_the_callers(tmp_path: Path) -> None:

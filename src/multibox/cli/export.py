@@ -64,8 +64,8 @@ def command(model: str, **options: Any) -> int:
 
     MODEL is a shipped model, a .safetensors file, or the name of a network (random weights). The written file is run
     on pictures and compared with MODEL: prepared input, raw outputs level by level, detections, and AP where DATASET
-    has boxes. A file that differs (with format=triton, a folder) is renamed to NAME.rejected and the exit status is 1.
-    The report stays beside it.
+    has boxes. A file that differs (with format=triton, a folder) is called NAME.rejected and the exit status is 1; an
+    earlier NAME stays. The report lies beside it.
     """
     try:
         import onnx  # noqa: F401
@@ -101,7 +101,7 @@ def command(model: str, **options: Any) -> int:
     for failure in outcome.report.failures:
         click.echo(f"multibox: {one_line(failure)}", err=True)
     if not outcome.report.passed:
-        click.echo(f"multibox: refused; renamed to {outcome.path}, see {outcome.report_path}", err=True)
+        click.echo(f"multibox: refused; it is {outcome.path}, see {outcome.report_path}", err=True)
         return EXIT_REFUSED
     return 0
 
@@ -112,7 +112,8 @@ def _lines(outcome: Outcome) -> list[str]:
     if report.tensors:
         worst = max(report.tensors, key=lambda row: row.largest / row.tolerance)
         where = f"{worst.output} {worst.level}".strip()
-        lines.append(f"tensors: largest difference {worst.largest:.3g} ({where}), allowed {worst.tolerance:.3g}")
+        limit = f"allowed {worst.tolerance:.3g}" if report.judges_tensors else "which int8 is not judged by"
+        lines.append(f"tensors: largest difference {worst.largest:.3g} ({where}), {limit}")
     if report.detections is not None:
         found = report.detections
         lines.append(

@@ -153,7 +153,9 @@ def export_metadata(
         | {
             "description": f"{card.name}: single-shot detector, head {head.name}",
             "version": __version__,
-            "batch": str(batch or "dynamic"),
+            "batch": str(batch or 1),
+            "args": repr({"batch": batch or 1, "dynamic": batch is None}),
+            "channels": "3",
             "head": head.name,
             "box_format": head.box_format,
             "input": taken,

@@ -90,8 +90,8 @@ class Artefact:
         self.card = ModelCard.from_json(metadata[METADATA_KEY], source=str(path))
         self.head = metadata.get("head", "raw")
         self.takes_pictures = metadata.get("preprocessing_inside", "false") == "true"
-        batch = metadata.get("batch", "dynamic")
-        self.batch = None if batch == "dynamic" else int(batch)
+        free = "batch" not in metadata or "'dynamic': True" in metadata.get("args", "")
+        self.batch = None if free else int(metadata["batch"])
         self.picture_hw: tuple[int, int] | None = None
         if "picture_hw" in metadata:
             height, width = json.loads(metadata["picture_hw"])

@@ -49,7 +49,8 @@ class Tolerances:
 class Report:
     """What the check of one file found; `failures` is empty when it passed.
 
-    `found_again` is, for int8, the part of the network's confident detections that the file finds too.
+    `found_again` is, for int8, the part of the network's confident detections that the file finds too. `sha256` is of
+    each file that was checked, so that a report can be told to belong to it.
     """
 
     file: str
@@ -65,22 +66,30 @@ class Report:
     accuracy: Cost | None = None
     notes: list[str] = field(default_factory=list)
     quantisation: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
         """Whether the file may be used."""
         return not self.failures
 
+    @property
+    def judges_tensors(self) -> bool:
+        """Whether raw outputs beyond the tolerance are a failure; int8 is judged by AP."""
+        return self.precision == "float32"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {
             "file": self.file,
+            "sha256": self.sha256,
             "passed": self.passed,
             "failures": self.failures,
             "head": self.head,
             "precision": self.precision,
             "pictures": self.pictures,
             "tolerances": asdict(self.tolerances),
+            "tensors_judged": self.judges_tensors,
             "tensors": [row.to_dict() for row in self.tensors],
             "detections": None if self.detections is None else self.detections.to_dict(),
             "head_alone": None if self.head_alone is None else self.head_alone.to_dict(),
@@ -197,6 +206,8 @@ def _check_detections(
         )
         if not report.head_alone.holds:
             report.failures.append(f"head {artefact.head}: {_first(report.head_alone)}")
+    if not any(len(found) for found in ours + theirs):
+        _nothing_found(report, card)
     if not exact:
         report.found_again = found_again(ours, theirs)
         return
@@ -205,6 +216,18 @@ def _check_detections(
     )
     if not report.detections.holds:
         report.failures.append(f"detections: {_first(report.detections)}")
+
+
+def _nothing_found(report: Report, card: ModelCard) -> None:
+    """Without a detection nothing shows whether the head in the file is right; raw outputs show themselves."""
+    text = (
+        f"nothing scores above conf={card.postprocess.score_threshold:g} on the pictures of the check, so no detection "
+        "could be compared; give data=… with objects that the model finds, or a lower conf"
+    )
+    if report.head == "raw":
+        report.notes.append(text)
+    else:
+        report.failures.append(f"head {report.head}: {text}")
 
 
 def _first(found: Agreement) -> str:
@@ -236,6 +259,11 @@ def _check_accuracy(
         return
     report.accuracy = cost(before, after)
     report.pictures["measured"] = len(before)
+    unread = len(dataset) - len(before)
+    if unread:
+        report.notes.append(
+            f"{unread} of {len(dataset)} pictures cannot be read and were left out: multibox check names them"
+        )
     for metric, words in (("ap50", "AP50"), ("ap", "AP")):
         drop = report.accuracy.drop(metric)
         if drop > report.tolerances.max_drop:

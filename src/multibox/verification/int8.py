@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from multibox.verification.request import ExportRequest
 from multibox.verification.selection import CALIBRATED, Selection
 from multibox.verification.written import composed, metadata_for
 
-__all__ = ["Int8", "with_batch"]
+__all__ = ["Int8", "layers_in_words", "nothing_in_int8", "with_batch"]
 
 SENSITIVITY_PICTURES = 4
 QUANTIZERS = {".onnx": "onnxruntime.quantization", ".xml": "nncf", ".tflite": "ai-edge-quantizer"}  # by suffix
@@ -136,6 +136,19 @@ class Int8:
             inputs = [np.repeat(image, request.fixed_batch or 1, axis=0) for image in inputs]
         write_openvino(quantise_openvino(model, inputs, keep_float=in_float), path, metadata)
         return in_float
+
+
+def layers_in_words(quantisation: Mapping[str, Any]) -> str:
+    """How much of a file is int8."""
+    whole, given_back = quantisation["int8_layers"], len(quantisation["float_layers"])
+    return f"int8: {whole} layers, and {given_back} in float32"
+
+
+def nothing_in_int8(quantisation: Mapping[str, Any]) -> list[str]:
+    """A line if a file that calls itself int8 is not."""
+    if quantisation["int8_layers"]:
+        return []
+    return ["int8: AP falls by less than max_drop only with every layer in float32; allow more, or export in float32"]
 
 
 def _at(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:

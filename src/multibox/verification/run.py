@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from multibox.export.source import open_source
 from multibox.export.triton import require_free
 from multibox.quiet import import_quietly
 from multibox.verification.check import Report, verify
-from multibox.verification.int8 import Int8
+from multibox.verification.int8 import Int8, layers_in_words, nothing_in_int8
 from multibox.verification.pictures import drawn_pictures, evenly, read_pictures
 from multibox.verification.request import ExportRequest
 from multibox.verification.selection import select
@@ -22,13 +24,14 @@ from multibox.verification.written import composed, network_for, write, write_fr
 __all__ = ["Outcome", "export_verified"]
 
 COMPARED = 16  # pictures of the data set that are compared number by number
+COMPANIONS = (".bin", ".labels.txt")  # suffixes of what may lie beside an exported file: its weights, its classes
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was written: the file (renamed if it was refused), its report, and what the check found."""
+    """What was written: the file (NAME.rejected if it was refused), its report, and what the check found."""
 
     path: Path
     report_path: Path
@@ -36,7 +39,9 @@ class Outcome:
 
 
 def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> Outcome:
-    """Export, run what was written, and compare it with its source; a file that fails is renamed to NAME.rejected.
+    """Export, run what was written, and compare it with its source; a file that fails is named NAME.rejected.
+
+    An earlier export of that name gives way to a file that has passed, and to nothing else.
 
     Raises:
         MultiboxError: the source cannot be opened, a package is missing, the data cannot be read.
@@ -56,52 +61,71 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
     if request.format == "triton":
         require_free(path)
         require_free(_rejected(path))
-    say(f"writing {path}: {card.name}, head {request.head}, {request.batch_words}")
-    network = network_for(detector, card, request)
-    reference, quantisation = None, {}
-    if request.is_int8:
-        assert data is not None
-        work = Int8(request, detector, card, network, data, say)
-        reference, quantisation = work.reference, work.write(path)
-    else:
-        write(composed(network, card, request), path, card, request)
-    if request.head == "frigate":
-        write_frigate_labels(path.with_suffix(".labels.txt"), card)
-    pictures = drawn_pictures()
-    if data is not None:
-        pictures = read_pictures(data.measure, evenly(len(data.measure), COMPARED)) + pictures
-    say(f"checking {path} on {len(pictures)} pictures" + ("" if data is None else f" and {len(data.measure)} for AP"))
-    report = verify(
-        path,
-        detector,
-        card,
-        pictures,
-        tolerances=request.tolerances,
-        dataset=None if data is None else data.measure,
-        reference=reference,
-    )
-    report.quantisation = quantisation
-    if data is not None:
-        report.notes += data.notes
-    return _settled(path, report)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # What is not proven has no name: until then it lies aside, and whatever has the name stays as it is.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as aside:
+        made = Path(aside) / path.name
+        say(f"writing {path}: {card.name}, head {request.head}, {request.batch_words}")
+        network = network_for(detector, card, request)
+        reference, quantisation = None, {}
+        if request.is_int8:
+            assert data is not None
+            work = Int8(request, detector, card, network, data, say)
+            reference, quantisation = work.reference, work.write(made)
+        else:
+            write(composed(network, card, request), made, card, request)
+        if request.head == "frigate":
+            write_frigate_labels(made.with_suffix(".labels.txt"), card)
+        pictures = drawn_pictures()
+        if data is not None:
+            pictures = read_pictures(data.measure, evenly(len(data.measure), COMPARED)) + pictures
+        measured = "" if data is None else f" and {len(data.measure)} for AP"
+        say(f"checking {path} on {len(pictures)} pictures{measured}")
+        report = verify(
+            made,
+            detector,
+            card,
+            pictures,
+            tolerances=request.tolerances,
+            dataset=None if data is None else data.measure,
+            reference=reference,
+        )
+        report.quantisation = quantisation
+        if quantisation:
+            report.failures += nothing_in_int8(quantisation)
+            report.notes.append(layers_in_words(quantisation))
+        if data is not None:
+            report.notes += data.notes
+        return _settled(made, path, report)
 
 
 def _rejected(path: Path) -> Path:
     return path.with_name(path.name + ".rejected")
 
 
-def _settled(path: Path, report: Report) -> Outcome:
-    """Rename what failed, and write the report."""
-    report_path = path.with_suffix(path.suffix + ".report.json")
+def _settled(made: Path, path: Path, report: Report) -> Outcome:
+    """Give what was made its name, or with a failure that of a rejected file, and write the report beside it."""
+    files = [file for file in made.rglob("*") if file.is_file()] if made.is_dir() else [made]
+    files += [file for suffix in COMPANIONS if (file := made.with_suffix(suffix)).is_file()]
+    report.sha256 = {
+        file.relative_to(made.parent).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(files)
+    }
+    target = path if report.passed else _rejected(path)
+    report_path = target.with_name(target.name + ".report.json")
+    stale = _rejected(path)
+    if stale.is_dir():
+        shutil.rmtree(stale)
+    for old in (stale, stale.with_name(stale.name + ".report.json")):
+        old.unlink(missing_ok=True)
+    for suffix in COMPANIONS:
+        companion = made.with_suffix(suffix)
+        if companion.is_file():
+            there = path.with_suffix(suffix)
+            companion.replace(there if report.passed else _rejected(there))
+    if target.is_dir():
+        require_free(target)
+        target.rename(made.with_name("earlier"))
+    made.replace(target)
     report.write(report_path)
-    rejected = _rejected(path)
-    if rejected.is_dir():
-        shutil.rmtree(rejected)
-    rejected.unlink(missing_ok=True)
-    if report.passed:
-        return Outcome(path, report_path, report)
-    weights = path.with_suffix(".bin")
-    if path.suffix == ".xml" and weights.is_file():
-        weights.replace(weights.with_name(weights.name + ".rejected"))
-    path.replace(rejected)
-    return Outcome(rejected, report_path, report)
+    return Outcome(target, report_path, report)
