@@ -59,6 +59,22 @@ def test_the_file_predicts_and_the_report_lies_beside_it(run: Any) -> None:
     assert Detector("made/tiny.onnx").card.preprocess.size_hw == (64, 96)
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_file_with_a_fixed_batch_takes_any_number_of_pictures(engine: str, run: Any) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    assert run(*TINY, "batch=4", "output=four.onnx", "--quiet")[0] == 0
+    fixed = Detector("four.onnx", engine=engine)
+    pictures = drawn_pictures()[:6]
+    images = np.stack([fixed.card.preprocess(picture)[0] for picture in pictures])
+    whole = [
+        np.concatenate(parts) for parts in zip(fixed.engine.run(images[:4]), fixed.engine.run(images[2:]), strict=True)
+    ]
+    for given, expected in zip(fixed.engine.run(images), whole, strict=True):
+        np.testing.assert_allclose(given, expected[[0, 1, 2, 3, 6, 7]], rtol=0, atol=1e-5)
+    assert [len(found) for found in fixed.stream(pictures, batch=4)] == [len(fixed(picture)) for picture in pictures]
+
+
 def test_frigate_takes_pictures_of_the_networks_size_and_has_a_label_file(run: Any) -> None:
     code, out, err = run(*TINY, "head=frigate", "max_det=20", "conf=0.3", "--json")
     assert code == 0, err

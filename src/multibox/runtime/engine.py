@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,17 @@ from multibox.card import ModelCard
 from multibox.errors import ModelFileError, OptionError, did_you_mean
 from multibox.runtime.choice import fastest_engine
 
-__all__ = ["BY_NAME_ONLY", "ENGINES", "INPUT", "OUTPUTS", "Engine", "open_engine", "refuse_head", "suffixes_of"]
+__all__ = [
+    "BY_NAME_ONLY",
+    "ENGINES",
+    "INPUT",
+    "OUTPUTS",
+    "Engine",
+    "in_groups",
+    "open_engine",
+    "refuse_head",
+    "suffixes_of",
+]
 
 FloatArray = NDArray[np.float32]
 INPUT, OUTPUTS = "images", ("offsets", "logits")  # of every exported file an engine runs
@@ -45,6 +55,27 @@ class Engine(Protocol):
         same numbers. None where it cannot be had.
         """
         ...
+
+
+def in_groups(
+    images: FloatArray, batch: int | None, run: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+) -> tuple[FloatArray, FloatArray]:
+    """What `run` gives for [B, 3, H, W], where it takes `batch` pictures at once and no other number (None: any).
+
+    A group that is too small is filled up with its last picture.
+    """
+    if batch is None or len(images) == batch:
+        return run(images)
+    found = []
+    for start in range(0, len(images), batch):
+        group = images[start : start + batch]
+        missing = batch - len(group)
+        if missing:
+            group = np.concatenate([group, np.repeat(group[-1:], missing, axis=0)])
+        offsets, logits = run(group)
+        found.append((offsets[: batch - missing], logits[: batch - missing]))
+    offsets, logits = (np.concatenate(part) for part in zip(*found, strict=True))
+    return offsets, logits
 
 
 # Suffixes of the model files each engine opens; for "auto", the first engine that opens a suffix takes it.

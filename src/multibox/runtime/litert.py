@@ -15,7 +15,7 @@ from multibox.card import METADATA_KEY, ModelCard
 from multibox.cpus import usable_cpus
 from multibox.errors import ModelFileError, OptionError, last_line
 from multibox.quiet import import_quietly, silenced
-from multibox.runtime.engine import INPUT, OUTPUTS, refuse_head
+from multibox.runtime.engine import INPUT, OUTPUTS, in_groups, refuse_head
 
 __all__ = ["Interpreters", "LitertEngine", "read_metadata"]
 
@@ -72,17 +72,11 @@ class LitertEngine:
                 f"LiteRT failed on an input of {list(images.shape)}",
                 f"it takes [B, 3, {self.card.preprocess.size_hw[0]}, {self.card.preprocess.size_hw[1]}]",
             )
-        channels_last = images.transpose(0, 2, 3, 1)
-        found = []
-        for start in range(0, len(images), self._batch):
-            group = channels_last[start : start + self._batch]
-            missing = self._batch - len(group)
-            if missing:
-                group = np.concatenate([group, np.repeat(group[-1:], missing, axis=0)])
-            out = self._interpreters.run(group)
-            found.append([out[name][: self._batch - missing] for name in OUTPUTS])
-        offsets, logits = (np.concatenate(part) for part in zip(*found, strict=True))
-        return offsets, logits
+        return in_groups(images, self._batch, self._run)
+
+    def _run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        out = self._interpreters.run(images.transpose(0, 2, 3, 1))
+        return out[OUTPUTS[0]], out[OUTPUTS[1]]
 
     def concurrent(self, workers: int) -> LitertEngine | None:
         """The same model with this engine's threads divided among `workers` that call `run` at the same time."""

@@ -15,7 +15,7 @@ from multibox.card import METADATA_KEY, ModelCard
 from multibox.cpus import usable_cpus
 from multibox.errors import ModelFileError, OptionError, did_you_mean, last_line
 from multibox.quiet import import_quietly
-from multibox.runtime.engine import INPUT, OUTPUTS, refuse_head
+from multibox.runtime.engine import INPUT, OUTPUTS, in_groups, refuse_head
 
 __all__ = ["OpenVinoEngine", "compiled", "read_metadata", "shared_core"]
 
@@ -68,6 +68,7 @@ class OpenVinoEngine:
         if len(model.inputs) != 1 or not {INPUT, *OUTPUTS} <= set(shapes):
             raise ModelFileError(str(path), f"it has {sorted(shapes)} instead of {[INPUT, *OUTPUTS]}", "export it anew")
         self.card.require_shapes(str(path), shapes)
+        self._batch = shapes[INPUT][0]
         self._source = str(path)
         self._core, self._model = core, model
         try:
@@ -77,14 +78,15 @@ class OpenVinoEngine:
             raise ModelFileError(str(path), reason, "try device=cpu, or engine=onnxruntime") from None
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K]."""
+        """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K]; in groups where the batch is fixed."""
+        return in_groups(images, self._batch, self._run)
+
+    def _run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         try:
             found = self._requests.own.infer({INPUT: np.ascontiguousarray(images)})
         except Exception as error:  # see above
             reason = f"OpenVINO failed on an input of {list(images.shape)} ({last_line(error)})"
-            raise ModelFileError(
-                self._source, reason, "use the batch size it was exported for, or export it anew"
-            ) from None
+            raise ModelFileError(self._source, reason, "use the size it was exported for, or export it anew") from None
         offsets, logits = (np.array(found[name]) for name in OUTPUTS)  # copies: the request reuses its memory
         return offsets, logits
 

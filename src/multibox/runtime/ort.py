@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from multibox.card import METADATA_KEY, ModelCard
 from multibox.cpus import usable_cpus
 from multibox.errors import ModelFileError, OptionError, first_line
-from multibox.runtime.engine import INPUT, OUTPUTS, refuse_head
+from multibox.runtime.engine import INPUT, OUTPUTS, in_groups, refuse_head
 
 __all__ = ["OrtEngine"]
 
@@ -66,16 +66,19 @@ class OrtEngine:
         if len(self._session.get_inputs()) != 1 or not {INPUT, *OUTPUTS} <= set(shapes):
             raise ModelFileError(str(path), f"it has {sorted(shapes)} instead of {[INPUT, *OUTPUTS]}", "export it anew")
         self.card.require_shapes(str(path), shapes)
+        batch = shapes[INPUT][0]
+        self._batch = batch if isinstance(batch, int) else None
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K]."""
+        """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K]; in groups where the batch is fixed."""
+        return in_groups(images, self._batch, self._run)
+
+    def _run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         try:
             offsets, logits = self._session.run(OUTPUTS, {INPUT: images})
         except Exception as error:  # see above
             reason = f"ONNX Runtime failed on an input of {list(images.shape)} ({first_line(error)})"
-            raise ModelFileError(
-                self._source, reason, "use the batch size it was exported for, or export it anew"
-            ) from None
+            raise ModelFileError(self._source, reason, "use the size it was exported for, or export it anew") from None
         return offsets, logits
 
     def concurrent(self, workers: int) -> OrtEngine | None:
