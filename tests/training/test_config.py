@@ -238,3 +238,10 @@ def test_recipes_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "model.pth").touch()
     with pytest.raises(ModelFileError, match="pickled"):
         recipe_for(str(tmp_path / "model.pth"))
+
+
+def test_a_warm_up_nobody_asked_for_fits_into_fewer_epochs() -> None:
+    recipe = recipe_for("ssdlite300-coco")
+    assert merge(recipe, {"epochs": 1}).optim.warmup == pytest.approx(recipe.optim.warmup / recipe.optim.epochs)
+    with pytest.raises(OptionError, match="make it shorter"):
+        merge(recipe, {"epochs": 1, "warmup": 1})

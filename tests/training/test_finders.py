@@ -17,6 +17,7 @@ from multibox.errors import OptionError
 from multibox.training import finders
 from multibox.training.failures import TrainingError
 from multibox.training.finders import RateRow, find, find_batch, find_rate, free_memory, suggested_rate
+from multibox.training.loop import Trainer
 from multibox.training.run import prepared
 
 
@@ -107,10 +108,24 @@ def test_the_sweep_rises_evenly_and_learns(pictures: Path, tmp_path: Path, monke
     assert not any("running" in key for key in changed)
 
 
-def test_a_first_step_that_fails_is_said(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finders, "find_rate", lambda trainer: [])
-    with pytest.raises(TrainingError, match="the first step failed already"):
+def test_a_sweep_that_breaks_off_suggests_nothing(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = iter(range(100))
+
+    def update(self: Trainer, rate: float | None = None) -> None:
+        if next(steps) == 3:
+            raise TrainingError("the gradient of update 3 is not finite")
+
+    monkeypatch.setattr(Trainer, "update", update)
+    with pytest.raises(
+        TrainingError, match=r"^the sweep broke off after 3 of 60 steps: the gradient of update 3 is not"
+    ):
         find("lr", config(pictures))
+
+
+def test_a_batch_is_found_with_a_cache_on_disk(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finders, "TIMED_STEPS", 1)
+    monkeypatch.setattr(finders, "LARGEST_BATCH", 1)
+    find("batch", config(pictures, cache="disk"))
 
 
 def test_the_suggestion_is_a_third_of_the_best_rate() -> None:

@@ -6,6 +6,7 @@ import csv
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ from multibox.core.matching import MatchOptions
 from multibox.core.structures import Target
 from multibox.data import DataError, read_dataset
 from multibox.data.transforms import AugmentOptions
-from multibox.errors import MissingDependencyError, OptionError
+from multibox.errors import MissingDependencyError, MultiboxError, OptionError
 from multibox.training import console
 from multibox.training.config import TrainConfig
 from multibox.training.console import COLUMNS, ConsoleLines, LiveDisplay, make_console
@@ -332,7 +333,7 @@ def test_other_loggers_are_told_everything(name: str, tmp_path: Path, monkeypatc
     module = ModuleType(name)
     module.__getattr__ = lambda attribute: Calls(attribute, kept)  # type: ignore[method-assign]
     monkeypatch.setitem(sys.modules, name, module)
-    (logger,) = make_loggers(config(tmp_path, **{name: True}), tmp_path)
+    (logger,) = make_loggers(config(tmp_path, **{name: True}), tmp_path, warn=pytest.fail)
     logger.on_step(record(3))
     logger.on_epoch(ROW)
     logger.on_note("nothing")
@@ -353,7 +354,57 @@ def test_other_loggers_are_told_everything(name: str, tmp_path: Path, monkeypatc
 
 
 def test_no_logger_by_default(tmp_path: Path) -> None:
-    assert make_loggers(TrainConfig(), tmp_path) == []
+    assert make_loggers(TrainConfig(), tmp_path, warn=pytest.fail) == []
+
+
+def test_a_logger_that_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    module = ModuleType("mlflow")
+    module.set_experiment = module.start_run = module.log_params = lambda *_, **__: None  # type: ignore[attr-defined]
+
+    def away(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the server is gone")
+
+    module.log_metrics = away  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    (logger,) = make_loggers(config(tmp_path, mlflow=True), tmp_path, warn=told.append)
+    for number in range(3):
+        logger.on_step(record(number))
+    logger.on_end()
+    assert told == ["mlflow fails (the server is gone); training goes on without it"]
+    module.start_run = away  # type: ignore[attr-defined]
+    with pytest.raises(
+        MultiboxError, match=r"^mlflow cannot begin \(the server is gone\); see to its settings, or drop"
+    ):
+        make_loggers(config(tmp_path, mlflow=True), tmp_path, warn=told.append)
+
+
+def test_the_learning_rate_told_is_that_of_the_schedule(pictures: Path, tmp_path: Path) -> None:
+    recorder = Recorder()
+    asked = config(pictures, lr0=1e-3, bias_lr=2.0, warmup=0, schedule="constant", epochs=1)
+    with prepared(asked, run_folder(tmp_path / "run")) as trainer:
+        trainer.observers.append(recorder)
+        trainer.run()
+        assert trainer.progress.history[-1]["lr"] == pytest.approx(1e-3)
+    assert [step.learning_rate for step in recorder.steps] == pytest.approx([1e-3] * len(recorder.steps))
+    assert recorder.steps
+
+
+@pytest.mark.parametrize(
+    ("model", "imgsz", "single"), [("ssdlite300_mobilenetv2", 256, True), ("tinyssd256", 64, False)]
+)
+def test_half_precision_is_left_where_it_computes_wrongly(
+    model: str, imgsz: int, single: bool, pictures: Path, tmp_path: Path
+) -> None:
+    """bfloat16 gradients of a depthwise convolution that reads one cell, on a processor."""
+    asked = config(pictures, model=model, imgsz=imgsz, amp="auto")
+    with prepared(asked, run_folder(tmp_path / "auto")) as trainer:
+        assert trainer.config.run.amp in (("none",) if single else ("none", "bf16"))
+    if single:
+        asked = replace(asked, run=replace(asked.run, amp="bf16"))
+        refused = pytest.raises(OptionError, match="amp=bf16 gives wrong gradients on processors")
+        with refused, prepared(asked, run_folder(tmp_path / "asked")):
+            pass
 
 
 # ------------------------------------------------------------------------------------------------ what is learnt from

@@ -129,7 +129,9 @@ def _command() -> click.Command:
 
         It starts from a shipped model (or any .safetensors file) whose class head is refitted to the classes of DATA,
         and leaves a run folder with weights/best.safetensors, which `multibox predict` and `multibox val` take.
-        Interrupted or killed, it goes on with --resume.""",
+        Interrupted or killed, it goes on with --resume. Without --recipe, options begin as in the preset that belongs
+        to MODEL (multibox/recipes); the defaults shown here hold where there is none, and in a --recipe file
+        for what it leaves out.""",
     )
 
 

@@ -352,6 +352,8 @@ def describe(owner: type) -> dict[str, str]:
 def merge(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
     """The configuration with options by name in place of its own; texts are read as the option's type.
 
+    A warm-up that no option asks for is shortened in proportion where fewer epochs have no room for it.
+
     Raises:
         OptionError: an unknown option, or one that cannot be read or is out of range.
     """
@@ -364,6 +366,9 @@ def merge(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
         if section not in ("", known[name].section):
             raise OptionError(f"unknown option {key!r}; did you mean '{known[name].section}.{name}'?")
         by_section.setdefault(known[name].section, {})[name] = _read(known[name], value)
+    optim = by_section.get("optim", {})
+    if "warmup" not in optim and config.optim.warmup >= optim.get("epochs", config.optim.epochs):
+        optim["warmup"] = config.optim.warmup * optim["epochs"] / config.optim.epochs
     parts = {section: _replaced(getattr(config, section), values) for section, values in by_section.items()}
     return replace(config, **parts)
 

@@ -18,6 +18,7 @@ from multibox.training.console import peak_memory
 from multibox.training.failures import TrainingError
 from multibox.training.loop import Trainer
 from multibox.training.optim import set_training
+from multibox.training.workers import received
 
 __all__ = ["BatchRow", "RateRow", "find", "find_batch", "find_rate", "free_memory"]
 
@@ -113,18 +114,24 @@ def _timed_steps(trainer: Trainer) -> float:
 
 
 def find_rate(trainer: Trainer) -> list[RateRow]:
-    """Raise the learning rate from 1e-5 to 1 while training, until the loss runs away (Smith, 2017, section 3.3)."""
+    """Raise the learning rate from 1e-5 to 1 while training, until the loss runs away (Smith, 2017, section 3.3).
+
+    Raises:
+        TrainingError: a step failed before there was anything to see.
+    """
     set_training(trainer.detector, freeze_norm=trainer.config.model.freeze_norm)
     rows: list[RateRow] = []
     smooth, epoch, done = 0.0, 0, 0
     while done < SWEEP_STEPS:
         trainer.batches.start(epoch)
-        for batch in trainer.loader:
+        for batch in received(trainer.loader, workers=trainer.config.data.workers):
             rate = RATES[0] * (RATES[1] / RATES[0]) ** (done / (SWEEP_STEPS - 1))
             try:
                 loss = float(trainer.try_step(batch).total.detach())
                 trainer.update(rate)
-            except TrainingError:
+            except TrainingError as error:
+                if len(rows) < SWEEP_STEPS // 3:  # the loss has said nothing yet
+                    raise TrainingError(f"the sweep broke off after {done} of {SWEEP_STEPS} steps: {error}") from None
                 return rows
             done += 1
             smooth = SMOOTHING * smooth + (1 - SMOOTHING) * loss
@@ -155,15 +162,14 @@ def find(what: str, config: TrainConfig) -> None:
         if what == "lr":
             with prepared(config, folder) as trainer:
                 rows = find_rate(trainer)
-            if not rows:
-                raise TrainingError("the first step failed already; look at the data with `multibox check`")
             for row in rows[:: max(1, len(rows) // 20)]:
                 print(f"lr {row.rate:9.2e}  loss {row.loss:8.4f}")
             print(f"suggested: lr0={suggested_rate(rows):.2g} (with batch={config.optim.batch})")
             return
 
         def make(batch: int) -> Trainer:
-            smaller = replace(config, optim=replace(config.optim, batch=batch))
+            # Without the cache: it would hold what a few steps read, and a file of it ends with `prepared`.
+            smaller = replace(config, optim=replace(config.optim, batch=batch), data=replace(config.data, cache="none"))
             with prepared(replace(smaller, run=replace(smaller.run, quiet=True)), folder) as trainer:
                 return trainer
 

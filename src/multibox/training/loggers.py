@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from multibox.errors import MissingDependencyError
+from multibox.errors import MissingDependencyError, MultiboxError, first_line
 from multibox.training.config import TrainConfig
 from multibox.training.console import COLUMNS
 from multibox.training.loop import EpochRow, Observer, StepRecord, is_number
@@ -14,20 +15,63 @@ from multibox.training.loop import EpochRow, Observer, StepRecord, is_number
 __all__ = ["make_loggers"]
 
 
-def make_loggers(config: TrainConfig, folder: Path) -> list[Observer]:
-    """Those that were asked for.
+def make_loggers(config: TrainConfig, folder: Path, *, warn: Callable[[str], None]) -> list[Observer]:
+    """Those that were asked for. One that fails later is left out from then on, and `warn` is told.
 
     Raises:
         MissingDependencyError: a logger's package is not installed.
+        MultiboxError: a logger cannot begin.
     """
+    makers: dict[str, Callable[[], Observer]] = {
+        "tensorboard": lambda: TensorBoard(folder),
+        "wandb": lambda: WeightsAndBiases(config, folder),
+        "mlflow": lambda: MlFlow(config, folder),
+    }
     found: list[Observer] = []
-    if config.run.tensorboard:
-        found.append(TensorBoard(folder))
-    if config.run.wandb:
-        found.append(WeightsAndBiases(config, folder))
-    if config.run.mlflow:
-        found.append(MlFlow(config, folder))
+    for name, make in makers.items():
+        if not getattr(config.run, name):
+            continue
+        try:
+            found.append(Guarded(make(), name, warn))
+        except MultiboxError:
+            raise
+        except Exception as error:  # what the packages raise shares no base but Exception
+            reason = first_line(error)
+            raise MultiboxError(f"{name} cannot begin ({reason}); see to its settings, or drop {name}=true") from error
     return found
+
+
+class Guarded:
+    """A logger whose failure does not end the run it logs."""
+
+    def __init__(self, logger: Observer, name: str, warn: Callable[[str], None]) -> None:
+        self._logger: Observer | None = logger
+        self._name, self._warn = name, warn
+
+    def _tell(self, what: str, *given: Any) -> None:
+        if self._logger is None:
+            return
+        try:
+            getattr(self._logger, what)(*given)
+        except Exception as error:  # see above
+            self._logger = None
+            self._warn(f"{self._name} fails ({first_line(error)}); training goes on without it")
+
+    def on_step(self, record: StepRecord) -> None:
+        """After every step."""
+        self._tell("on_step", record)
+
+    def on_epoch(self, row: EpochRow) -> None:
+        """After every epoch."""
+        self._tell("on_epoch", row)
+
+    def on_note(self, text: str) -> None:
+        """Something to tell the user."""
+        self._tell("on_note", text)
+
+    def on_end(self) -> None:
+        """After the last epoch."""
+        self._tell("on_end")
 
 
 def _import(module: str, package: str) -> Any:

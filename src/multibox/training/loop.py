@@ -174,6 +174,12 @@ class Trainer:
         return network
 
     @property
+    def rate(self) -> float:
+        """The learning rate of the last update, before the factors of groups of weights."""
+        group = self.optimizer.param_groups[-1]
+        return float(group["lr"] / group["factor"]) if group["factor"] else 0.0
+
+    @property
     def updates_per_epoch(self) -> int:
         """How often the weights move in an epoch."""
         return -(-len(self.batches) // self.config.optim.accumulate)
@@ -204,7 +210,7 @@ class Trainer:
                 return False
         if self._patience_is_over:
             since, best = self.progress.since_best, self.progress.best_epoch
-            self._note(f"no better validation for {since} times; the best was after epoch {best}")
+            self.note(f"no better validation for {since} times; the best was after epoch {best}")
         return True
 
     @property
@@ -351,7 +357,7 @@ class Trainer:
             values[0],
             values[1],
             positives,
-            self.optimizer.param_groups[-1]["lr"],
+            self.rate,
             waited,
             seconds,
             len(batch.numbers) * self.processes.world,
@@ -366,9 +372,9 @@ class Trainer:
     def _skip(self, path: str, reason: str, then: str = "another picture takes its place") -> None:
         if path not in self.progress.skipped:
             self.progress.skipped[path] = reason
-            self._note(f"{path}: {reason}; {then}")
+            self.note(f"{path}: {reason}; {then}")
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
         for observer in self.observers:
             observer.on_note(text)
 
@@ -382,7 +388,7 @@ class Trainer:
         # Each process's part is its sum over the common divisor times their number, so their mean is the whole.
         row: EpochRow = {
             "epoch": progress.epoch + 1,
-            "lr": self.optimizer.param_groups[-1]["lr"],
+            "lr": self.rate,
             "loss": (classification + localization) / steps,
             "class_loss": classification / steps,
             "box_loss": localization / steps,

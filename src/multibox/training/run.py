@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from multibox import __version__
 from multibox.anchors import AnchorSpec
@@ -118,9 +119,9 @@ def prepared(config: TrainConfig, folder: Path, transforms: Sequence[Transform] 
             raise OptionError(f"batch={config.optim.batch} is not a multiple of the {others.world} processes")
         say = _speaker(config, others)
         folder = Path(others.gather(str(folder))[0])  # all processes use that of the first
-        config = _with_precision(config, others.device)
         learnt, validated = _data(config, say)
         start = _start(config, learnt, say)
+        config = _with_precision(config, others.device, start.detector)
         _check(config, start.detector, validated)
         if config.model.freeze:
             say(f"frozen: {', '.join(freeze(start.detector, config.model.freeze))}")
@@ -192,15 +193,34 @@ def _run(config: TrainConfig, folder: Path, transforms: Sequence[Transform], *, 
 Say = Callable[[str], None]
 
 
-def _with_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
-    """The configuration with amp=auto decided, so that a resumed run computes as it began."""
+def _with_precision(config: TrainConfig, device: torch.device, detector: Detector) -> TrainConfig:
+    """The configuration with amp=auto decided, so that a resumed run computes as it began.
+
+    Raises:
+        OptionError: bf16 where it computes wrongly.
+    """
+    broken = device.type == "cpu" and _reads_single_cells(detector)
+    if config.run.amp == "bf16" and broken:
+        raise OptionError(
+            "amp=bf16 gives wrong gradients on processors where a depthwise convolution reads a map of 1 × 1, as in "
+            "this model at this imgsz; use amp=none, or imgsz=300 or more"
+        )
     if config.run.amp != "auto":
         return config
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
         fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return replace(config, run=replace(config.run, amp="bf16" if fast else "none"))
+    return replace(config, run=replace(config.run, amp="bf16" if fast and not broken else "none"))
+
+
+def _reads_single_cells(detector: Detector) -> bool:
+    """Whether a level is made from one of a single cell by depthwise convolution.
+
+    On x86 processors torch (2.15) leaves parts of that convolution's bfloat16 weight gradient unwritten.
+    """
+    depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in detector.modules())
+    return depthwise and sum(height * width == 1 for height, width in detector.feature_sizes_hw()) > 1
 
 
 def _check(config: TrainConfig, detector: Detector, validated: Dataset | None) -> None:
@@ -227,7 +247,7 @@ def _observers(config: TrainConfig, folder: Path, trainer: Trainer) -> list[Obse
     found: list[Observer] = [Table(folder / "results.csv", trainer.progress.history)]
     if not config.run.quiet:
         found.append(make_console(config.optim.epochs))
-    found += make_loggers(config, folder)
+    found += make_loggers(config, folder, warn=trainer.note)
     return found
 
 
