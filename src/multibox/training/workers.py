@@ -19,8 +19,8 @@ __all__ = ["end_workers", "losses_wait", "prepare_worker", "received"]
 LINGER = 60  # seconds that a process of pictures goes on after it was asked to end
 
 # torch keeps a note on each batch that a worker has handed over. One that is freed as the interpreter goes, when half
-# of torch is gone already, prints an error.
-atexit.register(shared_cache.free_dead_references)
+# of torch is gone already, prints an error; and no more batches come then.
+atexit.register(shared_cache.clear)
 
 
 def prepare_worker(_: int) -> None:
@@ -94,12 +94,13 @@ def received(batches: Iterable[Any], *, workers: int) -> Iterator[Any]:
     try:
         batches = iter(batches)
         while True:
+            arrived = []
             with _losses.listening():
                 try:
-                    batch = next(batches)
+                    arrived.append(next(batches))
                 except StopIteration:
                     return
-            yield batch
+            yield arrived.pop()  # and nothing of it stays here
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
             _release(error)
