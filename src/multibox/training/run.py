@@ -217,7 +217,8 @@ def _with_precision(config: TrainConfig, device: torch.device, detector: Detecto
 def _reads_single_cells(detector: Detector) -> bool:
     """Whether a level is made from one of a single cell by depthwise convolution.
 
-    On x86 processors torch (2.15) leaves parts of that convolution's bfloat16 weight gradient unwritten.
+    On x86 processors torch (2.15) gives another bfloat16 weight gradient of that convolution each time, as if nothing
+    had been written to its memory.
     """
     depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in detector.modules())
     return depthwise and sum(height * width == 1 for height, width in detector.feature_sizes_hw()) > 1

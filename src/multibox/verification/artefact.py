@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -90,8 +91,8 @@ class Artefact:
         self.card = ModelCard.from_json(metadata[METADATA_KEY], source=str(path))
         self.head = metadata.get("head", "raw")
         self.takes_pictures = metadata.get("preprocessing_inside", "false") == "true"
-        free = "batch" not in metadata or "'dynamic': True" in metadata.get("args", "")
-        self.batch = None if free else int(metadata["batch"])
+        arguments = ast.literal_eval(metadata.get("args", "{}"))
+        self.batch = None if arguments.get("dynamic", True) else int(metadata["batch"])
         self.picture_hw: tuple[int, int] | None = None
         if "picture_hw" in metadata:
             height, width = json.loads(metadata["picture_hw"])

@@ -133,8 +133,8 @@ def verify(
     source = EagerReference(detector, card)
     try:
         plain, probed = Artefact(path), Artefact(path, probe=True)
-        exact = plain.metadata.get("precision", "float32") == "float32"
         report = Report(path.name, plain.head, plain.metadata.get("precision", "float32"), limits)
+        exact = report.judges_tensors
         _check_names(report, plain, card)
         faults = plain.faults(card)
         if faults:

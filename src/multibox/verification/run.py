@@ -115,9 +115,13 @@ def _settled(made: Path, path: Path, report: Report) -> Outcome:
     report_path = target.with_name(target.name + ".report.json")
     stale = _rejected(path)
     if stale.is_dir():
+        require_free(stale)
         shutil.rmtree(stale)
-    for old in (stale, stale.with_name(stale.name + ".report.json")):
+    companions = (_rejected(path.with_suffix(suffix)) for suffix in COMPANIONS)
+    for old in (stale, stale.with_name(stale.name + ".report.json"), *companions):
         old.unlink(missing_ok=True)
+    written = made.with_name(report_path.name)
+    report.write(written)  # before anything gets its name, so that a full disk leaves no file with another's report
     for suffix in COMPANIONS:
         companion = made.with_suffix(suffix)
         if companion.is_file():
@@ -127,5 +131,5 @@ def _settled(made: Path, path: Path, report: Report) -> Outcome:
         require_free(target)
         target.rename(made.with_name("earlier"))
     made.replace(target)
-    report.write(report_path)
+    written.replace(report_path)
     return Outcome(target, report_path, report)
