@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from multibox.classes import ClassMap
 from multibox.data import Dataset, ImageRecord
-from multibox.data.doctor import examine
+from multibox.doctor import examine
+from multibox.spec.classes import ClassMap
 
 SIZE_HW = (375, 500)
 BOXES = 7

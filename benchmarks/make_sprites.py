@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
-from multibox.classes import ClassMap
 from multibox.data import Dataset, ImageRecord, write_dataset
+from multibox.spec.classes import ClassMap
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUPERSAMPLING = 4

@@ -28,7 +28,7 @@ from onnx import TensorProto, helper
 
 from multibox.catalogue import CATALOGUE
 from multibox.cpus import usable_cpus
-from multibox.runtime import Detector
+from multibox.inference import Detector
 
 RUNS = 60
 PRODUCT_SIDE = 1536

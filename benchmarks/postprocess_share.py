@@ -17,7 +17,7 @@ import torch
 from multibox.core.postprocess import postprocess
 from multibox.core.structures import Stage
 from multibox.models import create_model
-from multibox.postprocess import postprocess_np
+from multibox.spec.postprocess import postprocess_np
 
 
 def median_ms(function: Callable[[], object], repeats: int) -> float:

@@ -21,8 +21,8 @@ from pathlib import Path
 from PIL import Image
 
 from multibox import Detections, Detector
-from multibox.images import read_picture
-from multibox.postprocess import postprocess_np
+from multibox.pictures.read import read_picture
+from multibox.spec.postprocess import postprocess_np
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "coffee.png"
 STAGES = ("decode", "resize", "network", "post-processing")

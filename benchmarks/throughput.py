@@ -16,7 +16,7 @@ from pathlib import Path
 
 from multibox import Detections, Detector
 from multibox.cpus import usable_cpus
-from multibox.sources import expand_sources
+from multibox.pictures.sources import expand_sources
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from multibox.core.codec import encode
 from multibox.core.matching import match
 from multibox.core.structures import Target
 from multibox.data import Dataset, read_dataset, write_dataset
-from multibox.images import read_picture
+from multibox.pictures.read import read_picture
 from multibox.training.config import merge
 from multibox.training.recipes import recipe_for
 from multibox.training.run import train

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multibox.classes import ClassMap
 from multibox.data import Dataset, ImageRecord, write_dataset
+from multibox.spec.classes import ClassMap
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)

@@ -11,10 +11,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from multibox.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
-    from multibox.detections import Detection, Detections
     from multibox.errors import MultiboxError
-    from multibox.runtime.detector import Detector, load
+    from multibox.inference.detector import Detector, load
+    from multibox.spec.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
+    from multibox.spec.detections import Detection, Detections
 
 __version__ = "0.1.0"
 
@@ -31,14 +31,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "COCO_CLASSES": "multibox.classes",
-    "VOC_CLASSES": "multibox.classes",
-    "ClassMap": "multibox.classes",
-    "Detection": "multibox.detections",
-    "Detections": "multibox.detections",
-    "Detector": "multibox.runtime.detector",
+    "COCO_CLASSES": "multibox.spec.classes",
+    "VOC_CLASSES": "multibox.spec.classes",
+    "ClassMap": "multibox.spec.classes",
+    "Detection": "multibox.spec.detections",
+    "Detections": "multibox.spec.detections",
+    "Detector": "multibox.inference.detector",
     "MultiboxError": "multibox.errors",
-    "load": "multibox.runtime.detector",
+    "load": "multibox.inference.detector",
 }
 
 

@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from multibox.anchors import tf_anchors
 from multibox.catalogue import resolve_model
-from multibox.classes import ClassMap
 from multibox.cli.anchors import command
 from multibox.data import Dataset, ImageRecord, write_dataset
-from multibox.data.anchor_proposal import load_anchor_spec
+from multibox.doctor.anchor_search import load_anchor_spec
 from multibox.errors import MissingDependencyError, ModelFileError, OptionError
+from multibox.spec.anchors import tf_anchors
+from multibox.spec.classes import ClassMap
 
 Call = Callable[..., str]
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multibox.benchmarking import contenders, run
-from multibox.benchmarking.machine import EnergyMeter, hardware_line, peak_memory_mb
-from multibox.benchmarking.run import BenchmarkRequest, percentiles_ms
+from multibox.benchmark import contenders, run
+from multibox.benchmark.machine import EnergyMeter, hardware_line, peak_memory_mb
+from multibox.benchmark.run import BenchmarkRequest, percentiles_ms
 from multibox.cli import main
 from multibox.errors import OptionError
 
@@ -79,7 +79,7 @@ def test_json_on_a_folder_with_a_bad_picture(call: Run, tmp_path: Path) -> None:
 
 
 def test_a_new_process(tmp_path: Path) -> None:
-    from multibox.benchmarking.fresh import fresh_process
+    from multibox.benchmark.fresh import fresh_process
 
     picture = EXAMPLES / "coffee.png"
     found = fresh_process("ssdlite300-coco", engine="onnxruntime", threads=1, picture=picture)
@@ -96,7 +96,7 @@ def thrice(run_engine: Callable[[Any], Any], images: Any) -> Any:
 
 def test_the_fastest_of_several_is_noted(call: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With two stand-ins for engines that open the same file."""
-    from multibox.runtime import choice
+    from multibox.inference.engines import choice
 
     monkeypatch.setattr(choice, "installed", lambda _: True)
     monkeypatch.setattr(run, "usable_cpus", lambda: 1)

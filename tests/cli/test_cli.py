@@ -27,15 +27,15 @@ from PIL import Image
 
 import multibox
 from multibox import Detector
-from multibox.card import METADATA_KEY, ModelCard, read_safetensors_card
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL
-from multibox.classes import COCO_CLASSES
 from multibox.cli import main
 from multibox.cli.info import render
 from multibox.cli.list import NETWORKS
-from multibox.detections import Detections
-from multibox.runtime.ort import OrtEngine
-from multibox.sources import RUN_MARKER
+from multibox.inference.engines.onnxruntime import OrtEngine
+from multibox.pictures.sources import RUN_MARKER
+from multibox.spec.card import METADATA_KEY, ModelCard, read_safetensors_card
+from multibox.spec.classes import COCO_CLASSES
+from multibox.spec.detections import Detections
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

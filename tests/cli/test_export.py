@@ -17,13 +17,13 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 from PIL import Image
 
 import multibox.cli.export as command
-import multibox.verification.written as written
+import multibox.export.writing as written
 from multibox import Detector
 from multibox.cli import main
 from multibox.export.heads import HEADS
-from multibox.verification.int8 import nothing_in_int8
-from multibox.verification.pictures import drawn_pictures
-from multibox.verification.request import FORMATS
+from multibox.export.int8_search import nothing_in_int8
+from multibox.export.request import FORMATS
+from multibox.export.verify.samples import drawn_pictures
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multibox.classes import ClassMap
 from multibox.cli.outputs import Outputs, discard_empty_folder, new_run_folder, open_outputs
 from multibox.data import read_dataset
-from multibox.detections import Detections
 from multibox.errors import ImageError, MultiboxError, OptionError
-from multibox.images import picture_size_hw
-from multibox.sources import RUN_MARKER, Source, expand_sources
+from multibox.pictures.read import picture_size_hw
+from multibox.pictures.sources import RUN_MARKER, Source, expand_sources
+from multibox.spec.classes import ClassMap
+from multibox.spec.detections import Detections
 
 CLASSES = ClassMap(("cat", "hot dog"), (17, 90))
 

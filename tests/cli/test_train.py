@@ -20,10 +20,10 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from multibox.card import read_safetensors_card
-from multibox.classes import ClassMap
 from multibox.cli import main
 from multibox.data import Dataset, ImageRecord, write_dataset
+from multibox.spec.card import read_safetensors_card
+from multibox.spec.classes import ClassMap
 from multibox.training.config import from_toml, leaves
 from multibox.weights import load_detector
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from multibox.core.codec import DEFAULT_VARIANCES, SMALLEST_SIDE, decode, encode, stage_anchors
 from multibox.core.structures import Stage
-from multibox.postprocess import decode_np
+from multibox.spec.postprocess import decode_np
 
 centres = st.floats(-1, 2, width=32)
 sides = st.floats(0.0625, 2, width=32)

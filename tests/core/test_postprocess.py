@@ -10,7 +10,7 @@ from multibox.core.codec import DEFAULT_VARIANCES, decode
 from multibox.core.postprocess import postprocess
 from multibox.core.structures import Stage
 from multibox.errors import ContractError
-from multibox.postprocess import PostprocessSpec, postprocess_np
+from multibox.spec.postprocess import PostprocessSpec, postprocess_np
 
 SOFTMAX = PostprocessSpec("softmax", score_threshold=0.05, top_k=20, max_detections=30)
 SIGMOID = PostprocessSpec("sigmoid", score_threshold=0.3, top_k=20, max_detections=30)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from multibox.classes import ClassMap
 from multibox.data import Dataset, ImageRecord
 from multibox.data.columns import FLAGS
+from multibox.spec.classes import ClassMap
 
 # A busy machine is no failure.
 settings.register_profile("without_deadline", deadline=None)

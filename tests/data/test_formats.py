@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multibox.classes import ClassMap
 from multibox.data import FORMATS, DataError, Dataset, ImageRecord, detect_format, read_dataset, write_dataset
 from multibox.data.columns import FLAGS
-from multibox.data.pictures import CopyMode
+from multibox.data.picture_files import CopyMode
 from multibox.errors import MissingDependencyError, OptionError
+from multibox.spec.classes import ClassMap
 
 SUFFIX = {"csv": ".csv", "parquet": ".parquet"}
 CHAIN = ("coco", "voc", "yolo", "csv", "huggingface", "coco")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multibox.classes import ClassMap
 from multibox.data import DataError, Dataset, from_rows, read_dataset, write_dataset
-from multibox.images import picture_size_hw
+from multibox.pictures.read import picture_size_hw
+from multibox.spec.classes import ClassMap
 
 SIZE_WH = (40, 30)
 

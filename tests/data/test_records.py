@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multibox.classes import ClassMap
 from multibox.data import DataError, Dataset, Findings, ImageRecord, read_dataset, write_dataset
 from multibox.data.columns import TextColumn, decode_id, encode_id
-from multibox.data.pictures import flat_names
+from multibox.data.picture_files import flat_names
 from multibox.errors import ContractError
+from multibox.spec.classes import ClassMap
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 NO_LABELS = np.zeros(0, np.int64)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from multibox.classes import ClassMap
-from multibox.detections import Detections
 from multibox.evaluation.records import EvaluationSet, Truth
+from multibox.spec.classes import ClassMap
+from multibox.spec.detections import Detections
 
 SIZE_HW = (400, 500)
 CLASSES = ClassMap(("cat", "dog", "bird"))

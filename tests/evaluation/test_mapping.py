@@ -5,9 +5,9 @@ import json
 import pytest
 from evaluation_worlds import found
 
-from multibox.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
 from multibox.errors import ClassMapError
 from multibox.evaluation import ALIASES, map_classes
+from multibox.spec.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
 
 BOX = (10, 20, 60, 90)
 

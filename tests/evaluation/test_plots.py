@@ -8,7 +8,6 @@ import pytest
 from evaluation_worlds import CLASSES, found, one_picture, random_set, truth
 from PIL import Image
 
-from multibox.classes import ClassMap
 from multibox.errors import MissingDependencyError
 from multibox.evaluation import (
     EvaluationSet,
@@ -23,6 +22,7 @@ from multibox.evaluation import (
     precision_recall,
     save_png,
 )
+from multibox.spec.classes import ClassMap
 
 DRAW = {
     "precision_recall": lambda data: plot_precision_recall(precision_recall(data)),

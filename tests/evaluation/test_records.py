@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from evaluation_worlds import CLASSES, SIZE_HW, found, one_picture, random_set, truth
 
-from multibox.classes import ClassMap
-from multibox.detections import Detections
 from multibox.errors import ClassMapError, ContractError
 from multibox.evaluation import EvaluationSet, Truth
+from multibox.spec.classes import ClassMap
+from multibox.spec.detections import Detections
 
 BOX = (10, 20, 40, 60)
 

@@ -8,8 +8,8 @@ from evaluation_worlds import CLASSES, SIZE_HW, found, one_picture, random_set, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multibox.detections import Detections
 from multibox.evaluation import EvaluationSet, Truth, evaluate_voc
+from multibox.spec.detections import Detections
 
 BOX = (10, 20, 60, 90)
 BUCKETS = {"ap50_small": (0, 32**2), "ap50_medium": (32**2, 96**2), "ap50_large": (96**2, 1e10)}

@@ -29,7 +29,7 @@ def _awaken(detector: Any, card: Any) -> None:
     """
     import torch
 
-    from multibox.verification.pictures import drawn_pictures
+    from multibox.export.verify.samples import drawn_pictures
 
     layers = [layer for layer in detector.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     if not layers:

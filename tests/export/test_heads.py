@@ -17,17 +17,17 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 import onnxruntime
 from onnx import TensorProto, helper
 
-from multibox.anchors import AnchorSpec
-from multibox.card import ModelCard
-from multibox.classes import ClassMap
 from multibox.errors import MissingDependencyError
 from multibox.export.heads import HEADS, attach_head
-from multibox.export.intake import NETWORK_INPUT, attach_intake
 from multibox.export.onnx import export_metadata
-from multibox.postprocess import PostprocessSpec, decode_np, postprocess_np
-from multibox.preprocess import Preprocess
+from multibox.export.picture_input import NETWORK_INPUT, attach_intake
+from multibox.export.verify.artefact import _suppressed
 from multibox.quiet import import_quietly
-from multibox.verification.artefact import _suppressed
+from multibox.spec.anchors import AnchorSpec
+from multibox.spec.card import ModelCard
+from multibox.spec.classes import ClassMap
+from multibox.spec.postprocess import PostprocessSpec, decode_np, postprocess_np
+from multibox.spec.preprocess import Preprocess
 
 ANCHORS = AnchorSpec((((0.2, 0.2), (0.3, 0.15)), ((0.6, 0.5),)))
 SIZES = ((5, 4), (2, 2))
@@ -40,7 +40,7 @@ def a_card(**post: Any) -> ModelCard:
     card = ModelCard(
         "test", "none", {}, ClassMap(CLASSES), Preprocess((40, 32)), spec, ANCHORS, (0.1, 0.1, 0.2, 0.2), SIZES, ""
     )
-    from multibox.anchors import anchors_digest
+    from multibox.spec.anchors import anchors_digest
 
     return replace(card, anchors_sha256=anchors_digest(ANCHORS.generate(SIZES, (40, 32))))
 

@@ -18,8 +18,6 @@ for package in ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"the litert extra is not installed ({package})", allow_module_level=True)
 
-from multibox.card import METADATA_KEY, ModelCard
-from multibox.classes import ClassMap
 from multibox.data import Dataset, ImageRecord
 from multibox.errors import ContractError, ModelFileError, OptionError
 from multibox.export.heads import HEADS
@@ -28,12 +26,14 @@ from multibox.export.litert_graph import LitertGraph
 from multibox.export.litert_heads import WRITERS
 from multibox.export.quantize_litert import LitertQuantizer
 from multibox.export.source import open_source
-from multibox.images import read_picture
-from multibox.runtime import Detector
-from multibox.runtime.litert import read_metadata
-from multibox.verification import ExportRequest, Report, Tolerances, verify
-from multibox.verification.artefact import Artefact
-from multibox.verification.pictures import drawn_pictures
+from multibox.export.verify import ExportRequest, Report, Tolerances, verify
+from multibox.export.verify.artefact import Artefact
+from multibox.export.verify.samples import drawn_pictures
+from multibox.inference import Detector
+from multibox.inference.engines.litert import read_metadata
+from multibox.pictures.read import read_picture
+from multibox.spec.card import METADATA_KEY, ModelCard
+from multibox.spec.classes import ClassMap
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 

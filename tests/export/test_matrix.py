@@ -17,10 +17,10 @@ pytest.importorskip("onnx", reason="the export extra is not installed")
 from multibox.export.heads import HEADS
 from multibox.export.litert_heads import WRITERS
 from multibox.export.openvino import convert, write_openvino
-from multibox.images import read_picture
-from multibox.verification import ExportRequest, Report, verify
-from multibox.verification.request import TRITON_HEADS
-from multibox.verification.written import composed, metadata_for, write
+from multibox.export.request import TRITON_HEADS
+from multibox.export.verify import ExportRequest, Report, verify
+from multibox.export.writing import composed, metadata_for, write
+from multibox.pictures.read import read_picture
 
 MODEL = "ssdlite300-coco"
 COUNT, CALIBRATING = 16, 8
@@ -140,8 +140,8 @@ def test_onnx_int8(
 ) -> None:
     import onnx
 
+    from multibox.export.int8_search import with_batch
     from multibox.export.onnx import write_onnx
-    from multibox.verification.int8 import with_batch
 
     request = asked("onnx-int8", head, batch, size)
     made = exported(MODEL, request.size_hw, None)
@@ -164,8 +164,8 @@ def test_openvino_int8(
 ) -> None:
     needs("openvino", "openvino")
     needs("nncf", "quantize")
+    from multibox.export.int8_search import _at
     from multibox.export.quantize_openvino import quantise_openvino
-    from multibox.verification.int8 import _at
 
     request = asked("openvino-int8", head, batch, size)
     made = exported(MODEL, request.size_hw, request.fixed_batch)

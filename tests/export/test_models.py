@@ -17,10 +17,10 @@ from multibox.errors import ContractError, OptionError
 from multibox.export.heads import HEADS
 from multibox.export.onnx import compose, export_metadata, write_onnx
 from multibox.export.source import open_source
-from multibox.images import read_picture
+from multibox.export.verify import verify
+from multibox.export.verify.samples import drawn_pictures
 from multibox.models import list_models
-from multibox.verification import verify
-from multibox.verification.pictures import drawn_pictures
+from multibox.pictures.read import read_picture
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 FEW = 3

@@ -11,13 +11,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
-from multibox.card import METADATA_KEY
 from multibox.catalogue import CATALOGUE
-from multibox.classes import ClassMap
 from multibox.errors import ContractError, ModelFileError
 from multibox.export.onnx import export_onnx
+from multibox.inference import Detector
 from multibox.models import create_model
-from multibox.runtime import Detector
+from multibox.spec.card import METADATA_KEY
+from multibox.spec.classes import ClassMap
 from multibox.weights import load_detector, make_card
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))

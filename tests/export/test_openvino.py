@@ -21,10 +21,10 @@ from multibox.errors import ContractError, ModelFileError, OptionError
 from multibox.export.heads import HEADS
 from multibox.export.onnx import compose, export_metadata
 from multibox.export.openvino import convert, write_openvino
-from multibox.images import read_picture
-from multibox.runtime import Detector
-from multibox.verification import verify
-from multibox.verification.pictures import drawn_pictures
+from multibox.export.verify import verify
+from multibox.export.verify.samples import drawn_pictures
+from multibox.inference import Detector
+from multibox.pictures.read import read_picture
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 

@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 from onnx import numpy_helper
 
 from multibox.export.quantize import Quantizer, _outputs, last_convolutions, least_loss, noise_shares, snr_db
-from multibox.verification.pictures import drawn_pictures
+from multibox.export.verify.samples import drawn_pictures
 
 
 @pytest.fixture(scope="module")

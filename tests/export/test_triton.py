@@ -17,14 +17,14 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
 from google.protobuf import text_format
 
-from multibox.classes import ClassMap
 from multibox.errors import ContractError, ModelFileError, OptionError
 from multibox.export.heads import HEADS
 from multibox.export.onnx import compose, export_metadata
 from multibox.export.triton import MAX_BATCH, read_config, require_free, triton_parameters, write_triton
-from multibox.verification import Report, verify
-from multibox.verification.artefact import Artefact
-from multibox.verification.pictures import drawn_pictures
+from multibox.export.verify import Report, verify
+from multibox.export.verify.artefact import Artefact
+from multibox.export.verify.samples import drawn_pictures
+from multibox.spec.classes import ClassMap
 
 SIZE_HW = (96, 64)
 ANCHORS = 512  # of tinyssd256 at this size

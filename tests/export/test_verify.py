@@ -17,16 +17,16 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
 from onnx import helper, numpy_helper
 
-from multibox.card import ModelCard
-from multibox.classes import ClassMap
 from multibox.data import Dataset, ImageRecord
 from multibox.errors import ModelFileError
 from multibox.export.heads import HEADS
 from multibox.export.onnx import compose, export_metadata, write_onnx
-from multibox.images import read_picture
-from multibox.runtime import Detector
-from multibox.verification import ExportRequest, Report, Tolerances, export_verified, verify
-from multibox.verification.run import _settled
+from multibox.export.run import _settled
+from multibox.export.verify import ExportRequest, Report, Tolerances, export_verified, verify
+from multibox.inference import Detector
+from multibox.pictures.read import read_picture
+from multibox.spec.card import ModelCard
+from multibox.spec.classes import ClassMap
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 
@@ -214,7 +214,7 @@ def test_an_export_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: p
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("multibox.verification.run.verify", interrupted)
+    monkeypatch.setattr("multibox.export.run.verify", interrupted)
     (tmp_path / "a.onnx").write_bytes(b"an earlier one")
     with pytest.raises(KeyboardInterrupt):
         export_verified(ExportRequest("tinyssd256", size_hw=(64, 96), output=tmp_path / "a.onnx"))

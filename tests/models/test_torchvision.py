@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from multibox.core.postprocess import postprocess
 from multibox.errors import ContractError, ModelFileError
-from multibox.images import read_picture
-from multibox.postprocess import iou_matrix_np, postprocess_np
-from multibox.weights.torchvision import import_ssd300_vgg16, read_state_dict
+from multibox.pictures.read import read_picture
+from multibox.spec.postprocess import iou_matrix_np, postprocess_np
+from multibox.weights.foreign.torchvision import import_ssd300_vgg16, read_state_dict
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 

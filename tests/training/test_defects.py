@@ -19,9 +19,9 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from training_worlds import CLASSES, config, run_folder, training_pictures, write_pictures
 
-from multibox.data.transforms import AugmentOptions
 from multibox.models import create_model
 from multibox.models.layers import L2Norm
+from multibox.training.augmentation import AugmentOptions
 from multibox.training.run import train
 
 SOURCE = Path(__file__).parents[2] / "src" / "multibox"

@@ -23,10 +23,10 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 from training_worlds import CLASSES, config, training_pictures
 
 from multibox.data import Dataset, ImageRecord, read_dataset
-from multibox.data.transforms import AugmentOptions, Sample
 from multibox.errors import ContractError, ImageError, MultiboxError
-from multibox.images import picture_size_hw
-from multibox.preprocess import Preprocess
+from multibox.pictures.read import picture_size_hw
+from multibox.spec.preprocess import Preprocess
+from multibox.training.augmentation import AugmentOptions, Sample
 from multibox.training.loader import (
     Batch,
     EpochBatches,

@@ -22,9 +22,9 @@ from multibox.core.loss import Focal, multibox_loss
 from multibox.core.matching import MatchOptions
 from multibox.core.structures import Target
 from multibox.data import DataError, read_dataset
-from multibox.data.transforms import AugmentOptions
 from multibox.errors import MissingDependencyError, MultiboxError, OptionError
 from multibox.training import console
+from multibox.training.augmentation import AugmentOptions
 from multibox.training.config import TrainConfig
 from multibox.training.console import COLUMNS, ConsoleLines, LiveDisplay, make_console
 from multibox.training.evaluate import evaluate
@@ -189,9 +189,8 @@ def test_steps_and_epochs_are_reported(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_numbers_are_those_of_val(pictures: Path, tmp_path: Path) -> None:
-    from multibox.evaluation import evaluate_coco
-    from multibox.runtime import Detector as Predictor
-    from multibox.validation import validate
+    from multibox.evaluation import evaluate_coco, validate
+    from multibox.inference import Detector as Predictor
 
     result = train(config(pictures, epochs=4, batch=2, lr0=0.05, crop=0), folder=tmp_path)
     dataset = read_dataset(pictures).split("val")

@@ -24,7 +24,7 @@ from training_worlds import (
     write_pictures,
 )
 
-from multibox.data.anchor_proposal import save_anchor_spec
+from multibox.doctor.anchor_search import save_anchor_spec
 from multibox.errors import ModelFileError, OptionError
 from multibox.models import create_model
 from multibox.training.config import to_toml

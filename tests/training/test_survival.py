@@ -25,9 +25,9 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 from torch.utils.data import DataLoader, get_worker_info
 from training_worlds import Recorder, assert_same_run, config, run_folder, state_of, write_pictures
 
-from multibox.data.transforms import Sample
 from multibox.errors import MultiboxError, OptionError
 from multibox.training import loop
+from multibox.training.augmentation import Sample
 from multibox.training.failures import TrainingError
 from multibox.training.loader import TrainingPictures
 from multibox.training.loop import StepRecord, Trainer

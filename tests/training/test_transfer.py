@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from multibox.anchors import AnchorSpec
 from multibox.catalogue import CATALOGUE
-from multibox.classes import ClassMap
 from multibox.errors import ContractError, ModelFileError, OptionError
 from multibox.models import Detector, create_model
+from multibox.spec.anchors import AnchorSpec
+from multibox.spec.classes import ClassMap
 from multibox.training.transfer import Start, start_from
 from multibox.weights import load_detector, make_card, save_detector
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from multibox.classes import ClassMap
 from multibox.data import Dataset, ImageRecord, read_dataset, write_dataset
-from multibox.preprocess import Preprocess
+from multibox.spec.classes import ClassMap
+from multibox.spec.preprocess import Preprocess
 from multibox.training.checkpoint import load_state
 from multibox.training.config import TrainConfig, merge
 from multibox.training.distributed import Processes

@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from multibox.card import METADATA_KEY, read_safetensors_card
 from multibox.catalogue import CATALOGUE
-from multibox.classes import ClassMap
 from multibox.errors import ContractError, ModelFileError
+from multibox.inference import Detector as Predictor
 from multibox.models import Detector, create_model
-from multibox.runtime import Detector as Predictor
+from multibox.spec.card import METADATA_KEY, read_safetensors_card
+from multibox.spec.classes import ClassMap
 from multibox.weights import load_detector, make_card, save_detector
 from multibox.weights.store import LARGE_KERNEL
 

@@ -12,10 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from multibox.classes import COCO_CLASSES, ClassMap
 from multibox.errors import ContractError, ModelFileError
 from multibox.models import create_model
-from multibox.weights.tfjs import import_ssdlite_mobilenetv2, read_graph_weights
+from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.weights.foreign.tfjs import import_ssdlite_mobilenetv2, read_graph_weights
 
 TWO = ClassMap.from_ids({2: "b", 5: "e"})
 OUTPUTS = 7  # background and ids 1 … 6

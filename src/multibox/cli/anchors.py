@@ -14,9 +14,9 @@ from multibox.catalogue import DEFAULT_MODEL
 from multibox.cli.options import KeyValueCommand
 
 if TYPE_CHECKING:
-    from multibox.card import ModelCard
     from multibox.data import Dataset
-    from multibox.data.anchor_proposal import AnchorProposal, Coverage
+    from multibox.doctor.anchor_search import AnchorProposal, Coverage
+    from multibox.spec.card import ModelCard
 
 __all__ = ["command"]
 
@@ -40,11 +40,11 @@ def command(
     tested on the others (held out); if they are not clearly better there, the present ones are kept.
     """
     from multibox.cli.info import any_card
-    from multibox.data.anchor_proposal import propose_anchors, save_anchor_spec
     from multibox.data.findings import Findings
-    from multibox.data.pictures import check_sizes
+    from multibox.data.picture_files import check_sizes
+    from multibox.doctor.anchor_search import propose_anchors, save_anchor_spec
     from multibox.errors import OptionError
-    from multibox.images import one_line
+    from multibox.pictures.read import one_line
 
     if save is not None and Path(save).suffix.lower() != ".json":
         raise OptionError(f"save must be a .json file, got {save!r}")
@@ -81,8 +81,8 @@ def command(
 
 def _read(data: str, *, split: str | None, format: str | None, images: str | None) -> tuple[Dataset, str | None]:
     """The data set and the split that was taken of it; the pictures to train with, unless told otherwise."""
-    from multibox.data.doctor.pictures import split_role
-    from multibox.data.formats import read_dataset
+    from multibox.data.formats.table import read_dataset
+    from multibox.doctor.picture_checks import split_role
 
     dataset = read_dataset(data, format=format, split=split, images=images, check_pictures=False)
     if split is None and "train" in map(split_role, dataset.splits):
@@ -91,7 +91,7 @@ def _read(data: str, *, split: str | None, format: str | None, images: str | Non
 
 
 def _lines(proposal: AnchorProposal, card: ModelCard) -> Iterator[str]:
-    from multibox.images import one_line
+    from multibox.pictures.read import one_line
 
     height, width = card.preprocess.size_hw
     yield f"default boxes of {one_line(card.name)}, width × height in pixels of the {height} × {width} (h × w) input:"

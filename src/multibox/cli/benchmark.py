@@ -68,7 +68,7 @@ def command(models: tuple[str, ...], **options: Any) -> None:
     Without MODEL it is ssdlite300-coco. Models, engines, batches and numbers of threads take turns on the same files.
     The fastest engine is noted in your cache folder, and engine=auto uses it from then on.
     """
-    from multibox.benchmarking import BenchmarkRequest, benchmark, markdown
+    from multibox.benchmark import BenchmarkRequest, benchmark, markdown
 
     request = BenchmarkRequest(
         models=tuple(dict.fromkeys(models)) or (DEFAULT_MODEL,),

@@ -13,9 +13,9 @@ import click
 from multibox.cli.options import KeyValueCommand
 
 if TYPE_CHECKING:
-    from multibox.card import ModelCard
     from multibox.data import Dataset
-    from multibox.data.doctor import Diagnosis, Policy
+    from multibox.doctor import Diagnosis, Policy
+    from multibox.spec.card import ModelCard
 
 __all__ = ["command"]
 
@@ -65,8 +65,8 @@ def command(
     fix=FOLDER repairs, as it repairs errors where there is a way; `ignore` is only counted. With fix=FOLDER the
     cleaned copy is examined again, and the exit status is that of the copy.
     """
-    from multibox.data.doctor import Policy
-    from multibox.data.formats import detect_format, read_dataset
+    from multibox.data.formats.table import detect_format, read_dataset
+    from multibox.doctor import Policy
     from multibox.errors import OptionError
 
     levels = Policy.parse(policy)  # before any reading: a wrong option should not cost minutes
@@ -91,7 +91,7 @@ def command(
         changes, last = _fix(diagnosis, data, fix, format=name, copy=copy, run=run, say=say)
         result["copy"] = {"path": fix, "changes": list(changes), "status": last.status, "counts": last.counts}
     if report is not None:
-        from multibox.data.doctor import write_report
+        from multibox.doctor import write_report
 
         write_report(diagnosis, report, changes=changes)
         say(f"wrote {report}")
@@ -110,7 +110,7 @@ class _Speaker:
 
     def __call__(self, line: str, *, worst: bool = False) -> None:
         if not self._as_json and (worst or not self._quiet):
-            from multibox.images import one_line
+            from multibox.pictures.read import one_line
 
             click.echo(line[: len(line) - len(line.lstrip())] + one_line(line.lstrip()))
 
@@ -123,7 +123,7 @@ class _Run:
         self._progress = progress and sys.stderr.isatty()
 
     def examine(self, dataset: Dataset) -> Diagnosis:
-        from multibox.data.doctor import examine
+        from multibox.doctor import examine
 
         with self._bar(len(dataset)) as bar:
             return examine(
@@ -145,8 +145,8 @@ def _fix(
     diagnosis: Diagnosis, data: str, target: str, *, format: str, copy: str, run: _Run, say: _Speaker
 ) -> tuple[tuple[str, ...], Diagnosis]:
     """Write the cleaned copy, say what was changed, and examine it."""
-    from multibox.data.doctor import cure, write_cured
-    from multibox.data.formats import read_dataset
+    from multibox.data.formats.table import read_dataset
+    from multibox.doctor import cure, write_cured
 
     cured = cure(diagnosis)
     written, place = write_cured(cured, data, target, format=format, copy=copy)  # type: ignore[arg-type]
@@ -162,12 +162,12 @@ def _fix(
 
 
 def _card(model: str) -> ModelCard:
-    from multibox.card import read_safetensors_card
     from multibox.catalogue import resolve_model
+    from multibox.spec.card import read_safetensors_card
 
     file = resolve_model(model, suffixes=(".safetensors", ".onnx"))
     if file.suffix.lower() == ".safetensors":
         return read_safetensors_card(file)
-    from multibox.runtime.ort import OrtEngine
+    from multibox.inference.engines.onnxruntime import OrtEngine
 
     return OrtEngine(file).card

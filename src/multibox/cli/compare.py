@@ -28,9 +28,8 @@ def command(run_a: Path, run_b: Path, resamples: int, as_json: bool) -> None:
     The pictures are drawn anew many times, the same ones for both runs; a difference is taken as real when its 95 %
     interval excludes zero.
     """
-    from multibox.evaluation import compare
-    from multibox.validation import load_evaluation
-    from multibox.validation.folder import truth_digest
+    from multibox.evaluation import compare, load_evaluation
+    from multibox.evaluation.run_folder import truth_digest
 
     a, b = load_evaluation(run_a), load_evaluation(run_b)
     if a.class_map != b.class_map or truth_digest(a) != truth_digest(b):

@@ -50,7 +50,7 @@ def command(
     No box, class, flag (crowd, difficult, truncated, occluded, area) or picture without objects is lost on the way;
     what the target keeps in its own manner is said. The exit status is 1 if FROM holds boxes that cannot be read.
     """
-    from multibox.data.formats import FORMATS, detect_format, format_of_target, read_dataset, write_dataset
+    from multibox.data.formats.table import FORMATS, detect_format, format_of_target, read_dataset, write_dataset
     from multibox.errors import OptionError
 
     def say(text: str) -> None:

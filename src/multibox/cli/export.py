@@ -10,10 +10,10 @@ import click
 
 from multibox.cli.options import KeyValueCommand, Number, parse_size_hw
 from multibox.errors import MissingDependencyError, OptionError, did_you_mean
-from multibox.images import one_line
+from multibox.pictures.read import one_line
 
 if TYPE_CHECKING:
-    from multibox.verification import Outcome
+    from multibox.export.verify import Outcome
 
 __all__ = ["command"]
 
@@ -71,7 +71,7 @@ def command(model: str, **options: Any) -> int:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
 
-        from multibox.verification import ExportRequest, Tolerances, export_verified
+        from multibox.export.verify import ExportRequest, Tolerances, export_verified
     except ImportError as error:
         if isinstance(error, MissingDependencyError):
             raise

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from multibox.classes import ClassMap
 from multibox.cli.options import KeyValueCommand
 from multibox.errors import MissingDependencyError, OptionError
+from multibox.spec.classes import ClassMap
 
 __all__ = ["command"]
 
@@ -40,7 +40,7 @@ def command(format: str, source: Path, output: Path, name: str | None, names: Pa
         from multibox.export.onnx import export_onnx
         from multibox.export.shipped import build_ssdlite300_coco
         from multibox.weights import make_card, save_detector
-        from multibox.weights.torchvision import import_ssd300_vgg16, read_state_dict
+        from multibox.weights.foreign.torchvision import import_ssd300_vgg16, read_state_dict
     except ImportError as error:
         raise MissingDependencyError(error.name or "torch", "importing weights", "export") from None
     if format == "ssdlite300-coco":

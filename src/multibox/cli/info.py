@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from multibox.card import ModelCard, read_safetensors_card
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL, resolve_model
-from multibox.classes import ClassMap
 from multibox.cli.options import KeyValueCommand, parse_size_hw
 from multibox.errors import MissingDependencyError, ModelFileError, OptionError, did_you_mean
-from multibox.images import one_line
+from multibox.pictures.read import one_line
+from multibox.spec.card import ModelCard, read_safetensors_card
+from multibox.spec.classes import ClassMap
 
 __all__ = ["any_card", "command"]
 
@@ -67,7 +67,7 @@ def any_card(
         )
     if file.suffix.lower() == ".safetensors":
         return read_safetensors_card(file)
-    from multibox.runtime.ort import OrtEngine
+    from multibox.inference.engines.onnxruntime import OrtEngine
 
     return OrtEngine(file).card
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from multibox.classes import ClassMap
 from multibox.errors import OptionError, did_you_mean
+from multibox.spec.classes import ClassMap
 
 __all__ = ["KeyValueCommand", "Number", "parse_size_hw", "select_classes"]
 

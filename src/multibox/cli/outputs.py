@@ -10,13 +10,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from multibox.detections import Detections
 from multibox.errors import ImageError, MultiboxError, OptionError
-from multibox.images import one_line
+from multibox.pictures.read import one_line
+from multibox.spec.detections import Detections
 
 if TYPE_CHECKING:
-    from multibox.classes import ClassMap
-    from multibox.sources import Source
+    from multibox.pictures.sources import Source
+    from multibox.spec.classes import ClassMap
 
 __all__ = ["Outputs", "discard_empty_folder", "new_run_folder", "open_outputs"]
 
@@ -29,7 +29,7 @@ def new_run_folder(project: str, name: str, *, exist_ok: bool) -> Path:
 
     A new one is marked with a hidden file, so that its pictures are not taken for pictures to predict on.
     """
-    from multibox.sources import RUN_MARKER
+    from multibox.pictures.sources import RUN_MARKER
 
     if Path(name).name != name or name in {"", ".", ".."}:
         raise OptionError(f"name={name!r} must be a plain folder name; put the path into project")
@@ -56,7 +56,7 @@ def new_run_folder(project: str, name: str, *, exist_ok: bool) -> Path:
 
 def discard_empty_folder(folder: Path) -> bool:
     """Remove a run folder that holds no results; whether it did. One that a caller had before stays."""
-    from multibox.sources import RUN_MARKER
+    from multibox.pictures.sources import RUN_MARKER
 
     if [entry.name for entry in folder.iterdir()] != [RUN_MARKER]:
         return False
@@ -69,7 +69,7 @@ class Outputs:
     """Writers for one run. Built by `open_outputs`."""
 
     def __init__(self, sources: Sequence[Source], options: dict[str, Any], stack: ExitStack) -> None:
-        from multibox.sources import unique_output_names
+        from multibox.pictures.sources import unique_output_names
 
         self._draw = options["save"] if options["save"] is not None else not options["as_json"]
         self._text = options["save_txt"]
@@ -112,7 +112,7 @@ class Outputs:
 
     def _write_classes(self, folder: Path, class_map: ClassMap) -> None:
         """The class lists beside table and labels, so that both can be read as data sets."""
-        from multibox.data.labels import CLASS_FILE, write_class_file
+        from multibox.data.class_lists import CLASS_FILE, write_class_file
 
         if self._csv:
             write_class_file(folder / f"detections.{CLASS_FILE}", class_map)

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multibox.catalogue import DEFAULT_MODEL
-from multibox.classes import ClassMap
 from multibox.cli.options import KeyValueCommand, Number, select_classes
 from multibox.cli.outputs import open_outputs
-from multibox.detections import Detections
 from multibox.errors import ImageError
-from multibox.images import one_line
+from multibox.pictures.read import one_line
+from multibox.spec.classes import ClassMap
+from multibox.spec.detections import Detections
 
 if TYPE_CHECKING:
-    from multibox.runtime import Detector
-    from multibox.sources import Source
+    from multibox.inference import Detector
+    from multibox.pictures.sources import Source
 
 __all__ = ["command"]
 
@@ -65,8 +65,8 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
     SOURCE is a file, a folder, a quoted pattern ("shots/**/*.jpg"), an http(s) address, or - for standard input.
     Options are written --key value or key=value. The exit status is 1 if any picture could not be read.
     """
-    from multibox.runtime import Detector
-    from multibox.sources import expand_sources
+    from multibox.inference import Detector
+    from multibox.pictures.sources import expand_sources
 
     if not sources:
         raise click.UsageError("name at least one picture, folder or pattern: multibox predict cat.jpg")
@@ -114,7 +114,7 @@ def _outcomes(
     detector: Detector, sources: list[Source], settings: dict[str, Any]
 ) -> Generator[Detections | ImageError, None, None]:
     """What came of each source, in order. Only files are read ahead: servers and pipes may let their reader wait."""
-    from multibox.runtime import Deferred
+    from multibox.inference import Deferred
 
     failed: list[ImageError] = []
     pictures = [

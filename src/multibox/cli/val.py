@@ -15,11 +15,10 @@ import numpy as np
 from multibox.cli.options import KeyValueCommand, select_classes
 from multibox.cli.outputs import discard_empty_folder, new_run_folder
 from multibox.errors import MissingDependencyError, OptionError
-from multibox.images import one_line
+from multibox.pictures.read import one_line
 
 if TYPE_CHECKING:
-    from multibox.evaluation import Bootstrap
-    from multibox.validation import Validation
+    from multibox.evaluation import Bootstrap, Validation
 
 __all__ = ["command"]
 
@@ -78,9 +77,8 @@ def command(model: str, data: str, **options: Any) -> int:
     if a picture or a box could not be read.
     """
     from multibox.data import read_dataset
-    from multibox.evaluation import EvaluationSet, evaluate_coco
-    from multibox.runtime import Detector
-    from multibox.validation import save_evaluation, validate
+    from multibox.evaluation import EvaluationSet, evaluate_coco, save_evaluation, validate
+    from multibox.inference import Detector
 
     detector = Detector(model, engine=options["engine"], device=options["device"])
     dataset = read_dataset(data, format=options["format"], split=options["split"], images=options["images"])
@@ -156,7 +154,7 @@ def _progress(items: range, *, quiet: bool) -> Iterator[int]:
 def _evaluate(result: Validation, origin: str, options: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
     """Every number as JSON values, the text for the terminal; plots and report are written on the way."""
     from multibox import evaluation as ev
-    from multibox.validation.report import html_report
+    from multibox.evaluation.report import html_report
 
     data = result.data
     coco, voc = ev.evaluate_coco(data, engine=options["metrics_engine"]), ev.evaluate_voc(data)

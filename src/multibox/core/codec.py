@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from multibox.core.structures import Raw
-from multibox.postprocess import DEFAULT_VARIANCES, MAX_LOG_SIZE, Variances
+from multibox.spec.postprocess import DEFAULT_VARIANCES, MAX_LOG_SIZE, Variances
 
 __all__ = [
     "DEFAULT_VARIANCES",

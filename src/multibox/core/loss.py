@@ -14,7 +14,7 @@ from multibox.core.codec import DEFAULT_VARIANCES, Variances, decode, encode, st
 from multibox.core.matching import DEFAULT_MATCHING, Matches, MatchOptions, match, pictures_at_once
 from multibox.core.structures import Raw, Target
 from multibox.errors import ContractError, OptionError
-from multibox.postprocess import Activation
+from multibox.spec.postprocess import Activation
 
 __all__ = [
     "DEFAULT_MIN_NEGATIVES",

@@ -1,4 +1,4 @@
-"""From raw predictions to detections on tensors; the rules are those of `multibox.postprocess.PostprocessSpec`."""
+"""From raw predictions to detections on tensors; the rules are those of `multibox.spec.postprocess.PostprocessSpec`."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from multibox.core.boxes import clip_xyxy, cxcywh_to_xyxy
 from multibox.core.codec import decode, stage_anchors
 from multibox.core.structures import Raw, Stage
 from multibox.errors import ContractError
-from multibox.postprocess import FIRST_PREFIX, PREFIX_GROWTH, PostprocessSpec, Variances, class_columns
+from multibox.spec.postprocess import FIRST_PREFIX, PREFIX_GROWTH, PostprocessSpec, Variances, class_columns
 
 __all__ = ["PictureDetections", "postprocess"]
 

@@ -7,10 +7,10 @@
 """
 
 from multibox.data.findings import DataError, Finding, Findings
-from multibox.data.formats import FORMATS, detect_format, read_dataset, write_dataset
-from multibox.data.huggingface import from_rows
+from multibox.data.formats.huggingface import from_rows
+from multibox.data.formats.table import FORMATS, detect_format, read_dataset, write_dataset
 from multibox.data.records import Dataset, ImageRecord
-from multibox.data.report import WriteReport
+from multibox.data.write_report import WriteReport
 
 __all__ = [
     "FORMATS",

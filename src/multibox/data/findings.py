@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from multibox.errors import MultiboxError
-from multibox.images import one_line
+from multibox.pictures.read import one_line
 
 __all__ = ["KINDS", "DataError", "Finding", "Findings", "Severity"]
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from multibox.classes import ClassMap
 from multibox.data.columns import FLAGS, Builder, Columns, TextColumn, decode_id, flag_bits
 from multibox.data.findings import DataError, Finding, Findings
-from multibox.detections import Detections
 from multibox.errors import ContractError, ImageError
-from multibox.images import picture_size_hw
+from multibox.pictures.read import picture_size_hw
+from multibox.spec.classes import ClassMap
+from multibox.spec.detections import Detections
 
 __all__ = ["DataError", "Dataset", "Finding", "Findings", "ImageRecord", "box_area"]
 

@@ -19,6 +19,7 @@ from multibox.evaluation.plots import (
     save_png,
 )
 from multibox.evaluation.records import EvaluationSet, Truth
+from multibox.evaluation.run_folder import load_evaluation, save_evaluation
 from multibox.evaluation.uncertainty import (
     DEFAULT_METRICS,
     Bootstrap,
@@ -28,6 +29,7 @@ from multibox.evaluation.uncertainty import (
     bootstrap,
     compare,
 )
+from multibox.evaluation.validate import Validation, validate
 from multibox.evaluation.voc import VocClass, VocResult, evaluate_voc
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "OperatingPoint",
     "ReliabilityBin",
     "Truth",
+    "Validation",
     "VocClass",
     "VocResult",
     "bootstrap",
@@ -61,6 +64,7 @@ __all__ = [
     "error_split",
     "evaluate_coco",
     "evaluate_voc",
+    "load_evaluation",
     "map_classes",
     "plot_calibration",
     "plot_confusion",
@@ -68,5 +72,7 @@ __all__ = [
     "plot_f1",
     "plot_precision_recall",
     "precision_recall",
+    "save_evaluation",
     "save_png",
+    "validate",
 ]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.classes import ClassMap
 from multibox.errors import ContractError
 from multibox.evaluation.pairs import find_pairs
 from multibox.evaluation.records import EvaluationSet
 from multibox.evaluation.tables import text_table
+from multibox.spec.classes import ClassMap
 
 __all__ = ["BACKGROUND", "ConfusionMatrix", "confusion_matrix"]
 

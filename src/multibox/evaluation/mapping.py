@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from multibox.classes import ClassMap
-from multibox.detections import Detections
 from multibox.errors import ClassMapError
+from multibox.spec.classes import ClassMap
+from multibox.spec.detections import Detections
 
 __all__ = ["ALIASES", "ClassMapping", "map_classes"]
 

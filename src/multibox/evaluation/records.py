@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.classes import ClassMap
-from multibox.detections import Detections
 from multibox.errors import ContractError
+from multibox.spec.classes import ClassMap
+from multibox.spec.detections import Detections
 
 __all__ = ["Columns", "EvaluationSet", "Truth"]
 

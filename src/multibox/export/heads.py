@@ -1,8 +1,8 @@
 """What an exported graph returns: the network's raw numbers, or what post-processing makes of them, in the graph.
 
-The arithmetic is that of `multibox.postprocess`, step by step: float32 scores and boxes, the same threshold, the same
-ranks of equal scores (lower anchor, then lower class). ONNX defines suppression in float32, where `multibox` compares
-overlaps in float64; only an overlap that lies on the threshold to seven digits can fall on another side.
+The arithmetic is that of `multibox.spec.postprocess`, step by step: float32 scores and boxes, the same threshold, the
+same ranks of equal scores (lower anchor, then lower class). ONNX defines suppression in float32, where `multibox`
+compares overlaps in float64; only an overlap that lies on the threshold to seven digits can fall on another side.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from multibox.card import ModelCard
 from multibox.export.graph import GraphWriter
-from multibox.postprocess import MAX_LOG_SIZE
+from multibox.spec.card import ModelCard
+from multibox.spec.postprocess import MAX_LOG_SIZE
 
 __all__ = ["HEADS", "RAW_OUTPUTS", "Head", "attach_head"]
 

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multibox.card import METADATA_KEY, ModelCard
 from multibox.errors import ContractError
 from multibox.export.heads import RAW_OUTPUTS, Head
-from multibox.export.intake import NETWORK_INPUT
 from multibox.export.litert_graph import EXTRA, LitertGraph
 from multibox.export.litert_heads import WRITERS
 from multibox.export.onnx import export_metadata
+from multibox.export.picture_input import NETWORK_INPUT
 from multibox.models.detector import Detector
-from multibox.preprocess import Preprocess
 from multibox.quiet import import_quietly, silenced
+from multibox.spec.card import METADATA_KEY, ModelCard
+from multibox.spec.preprocess import Preprocess
 
 __all__ = ["compose_litert", "litert_metadata", "litert_network", "write_litert"]
 
@@ -136,7 +136,7 @@ def compose_litert(network: bytes, card: ModelCard, *, head: Head, batch: int = 
 
 
 def _attach_intake(graph: LitertGraph, spec: Preprocess, batch: int) -> None:
-    """`multibox.preprocess` without its resizing, before the network."""
+    """`multibox.spec.preprocess` without its resizing, before the network."""
     shape = (batch, *spec.size_hw, 3)
     network_input = graph.find(INPUT)
     graph.graph.tensors[network_input].name = NETWORK_INPUT.encode()

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from multibox.card import ModelCard
 from multibox.errors import OptionError
 from multibox.export.litert_graph import LitertGraph
-from multibox.postprocess import MAX_LOG_SIZE
+from multibox.spec.card import ModelCard
+from multibox.spec.postprocess import MAX_LOG_SIZE
 
 __all__ = ["WRITERS"]
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multibox.card import METADATA_KEY, ModelCard
 from multibox.errors import ContractError, MissingDependencyError
 from multibox.export.heads import HEADS, RAW_OUTPUTS, Head, attach_head
-from multibox.export.intake import attach_intake
+from multibox.export.picture_input import attach_intake
 from multibox.models.detector import Detector
+from multibox.spec.card import METADATA_KEY, ModelCard
 
 __all__ = ["OPSET", "compose", "export_metadata", "export_onnx", "network_graph", "write_onnx"]
 

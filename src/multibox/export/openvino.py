@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multibox.card import METADATA_KEY
 from multibox.errors import ContractError
 from multibox.quiet import import_quietly
+from multibox.spec.card import METADATA_KEY
 
 __all__ = ["convert", "write_openvino"]
 

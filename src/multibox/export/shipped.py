@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multibox.classes import COCO_CLASSES
 from multibox.export.onnx import export_onnx
+from multibox.spec.classes import COCO_CLASSES
+from multibox.weights.foreign.tfjs import import_ssdlite_mobilenetv2, read_graph_weights
 from multibox.weights.store import StorageType, make_card, save_detector
-from multibox.weights.tfjs import import_ssdlite_mobilenetv2, read_graph_weights
 
 __all__ = ["SSDLITE_COCO_SHA256", "SSDLITE_COCO_SOURCE", "build_ssdlite300_coco"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from multibox.card import ModelCard
 from multibox.catalogue import CATALOGUE, resolve_model
-from multibox.classes import ClassMap
 from multibox.errors import OptionError, did_you_mean
 from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.registry import create_model, list_models
+from multibox.spec.card import ModelCard
+from multibox.spec.classes import ClassMap
 from multibox.weights.store import load_detector, make_card
 
 __all__ = ["open_source", "resized"]

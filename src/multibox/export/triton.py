@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from multibox.card import ModelCard
 from multibox.errors import ContractError, OptionError
 from multibox.export.onnx import write_onnx
+from multibox.spec.card import ModelCard
 
 __all__ = [
     "CONFIG",

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multibox.anchors import AnchorSpec
 from multibox.core.structures import Raw
 from multibox.errors import ContractError
 from multibox.models.features import FeatureNetwork
 from multibox.models.heads import MultiboxHead
-from multibox.postprocess import DEFAULT_VARIANCES, PostprocessSpec, Variances
-from multibox.preprocess import Preprocess
+from multibox.spec.anchors import AnchorSpec
+from multibox.spec.postprocess import DEFAULT_VARIANCES, PostprocessSpec, Variances
+from multibox.spec.preprocess import Preprocess
 
 __all__ = ["Detector", "DetectorSpec"]
 

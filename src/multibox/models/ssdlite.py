@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from multibox.anchors import tf_anchors
 from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.features import FeatureNetwork
 from multibox.models.heads import MultiboxHead
 from multibox.models.layers import ConvNormAct
 from multibox.models.registry import register_model
-from multibox.postprocess import PostprocessSpec
-from multibox.preprocess import Preprocess
+from multibox.spec.anchors import tf_anchors
+from multibox.spec.postprocess import PostprocessSpec
+from multibox.spec.preprocess import Preprocess
 
 __all__ = ["MobileNetV2Features", "ssdlite300_mobilenetv2"]
 

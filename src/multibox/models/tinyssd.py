@@ -6,13 +6,13 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from multibox.anchors import tinyssd_anchors
 from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.features import FeatureNetwork
 from multibox.models.heads import MultiboxHead
 from multibox.models.registry import register_model
-from multibox.postprocess import PostprocessSpec
-from multibox.preprocess import Preprocess
+from multibox.spec.anchors import tinyssd_anchors
+from multibox.spec.postprocess import PostprocessSpec
+from multibox.spec.preprocess import Preprocess
 
 __all__ = ["TinySSDFeatures", "tinyssd256"]
 

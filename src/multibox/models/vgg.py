@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from multibox.anchors import Clip, ssd_anchors, ssd_scales
 from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.features import FeatureNetwork
 from multibox.models.heads import MultiboxHead
 from multibox.models.layers import L2Norm
 from multibox.models.registry import register_model
-from multibox.postprocess import BoxClip, PostprocessSpec
-from multibox.preprocess import Preprocess
+from multibox.spec.anchors import Clip, ssd_anchors, ssd_scales
+from multibox.spec.postprocess import BoxClip, PostprocessSpec
+from multibox.spec.preprocess import Preprocess
 
 __all__ = ["VGGFeatures", "ssd300_vgg16", "ssd512_vgg16"]
 

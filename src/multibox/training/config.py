@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from multibox.data.transforms import AugmentOptions
 from multibox.errors import MultiboxError, OptionError, did_you_mean
+from multibox.training.augmentation import AugmentOptions
 
 __all__ = [
     "DataOptions",

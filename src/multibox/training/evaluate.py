@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from multibox.data import Dataset
-from multibox.detections import Detections
 from multibox.errors import ImageError
 from multibox.evaluation import CocoResult, EvaluationSet, Truth, evaluate_coco
-from multibox.images import read_picture
 from multibox.models.detector import Detector
-from multibox.postprocess import postprocess_np
-from multibox.preprocess import Geometry, Preprocess
+from multibox.pictures.read import read_picture
+from multibox.spec.detections import Detections
+from multibox.spec.postprocess import postprocess_np
+from multibox.spec.preprocess import Geometry, Preprocess
 from multibox.training.distributed import Processes
 from multibox.training.workers import end_workers, prepare_worker, received
 

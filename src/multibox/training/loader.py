@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from multibox.core.structures import Target
 from multibox.data import Dataset as Annotations
-from multibox.data.transforms import AugmentOptions, Sample, Transform, augment, check_sample, mosaic, resized
 from multibox.errors import ImageError, MultiboxError
-from multibox.images import read_picture
-from multibox.preprocess import Preprocess
+from multibox.pictures.read import read_picture
+from multibox.spec.preprocess import Preprocess
+from multibox.training.augmentation import AugmentOptions, Sample, Transform, augment, check_sample, mosaic, resized
 from multibox.training.workers import prepare_worker
 
 __all__ = [

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from multibox.anchors import anchors_digest
 from multibox.core.loss import Focal, MultiboxLosses, at_least_one, multibox_loss
 from multibox.core.matching import MatchOptions, match
 from multibox.core.structures import Raw, Target
 from multibox.data import Dataset
 from multibox.errors import MultiboxError
 from multibox.models.detector import Detector
+from multibox.spec.anchors import anchors_digest
 from multibox.training.checkpoint import load_state, optimizer_tensors, restore_optimizer, save_state
 from multibox.training.config import TrainConfig
 from multibox.training.distributed import Processes
@@ -33,7 +33,7 @@ from multibox.training.loader import (
     to_network,
 )
 from multibox.training.optim import Ema, learning_rate, make_optimizer, set_training
-from multibox.training.pictures import draw_batch
+from multibox.training.plots import draw_batch
 from multibox.training.workers import end_workers, received
 
 __all__ = ["AUTOCAST", "EpochRow", "Observer", "Progress", "StepRecord", "Trainer"]

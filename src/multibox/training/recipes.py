@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from multibox.card import read_safetensors_card
 from multibox.catalogue import CATALOGUE, resolve_model
 from multibox.errors import ModelFileError, OptionError, did_you_mean
+from multibox.spec.card import read_safetensors_card
 from multibox.training.config import TrainConfig, from_toml
 
 __all__ = ["DEFAULTS", "list_recipes", "recipe_for"]

@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from multibox import __version__
-from multibox.anchors import AnchorSpec
-from multibox.classes import ClassMap
 from multibox.data import DataError, Dataset, read_dataset
 from multibox.data.records import ImageRecord
-from multibox.data.transforms import Transform
 from multibox.errors import MissingDependencyError, MultiboxError, OptionError
-from multibox.images import picture_size_hw
 from multibox.models.detector import Detector
+from multibox.pictures.read import picture_size_hw
+from multibox.spec.anchors import AnchorSpec
+from multibox.spec.classes import ClassMap
+from multibox.training.augmentation import Transform
 from multibox.training.config import TrainConfig, from_toml, to_toml
 from multibox.training.console import Table, make_console
 from multibox.training.distributed import Processes, processes
 from multibox.training.loader import TrainingPictures, open_cache
 from multibox.training.loop import Observer, Trainer
 from multibox.training.optim import freeze, freeze_norms
-from multibox.training.pictures import draw_curves
+from multibox.training.plots import draw_curves
 from multibox.training.transfer import Start, start_from
 from multibox.training.workers import losses_wait
 from multibox.weights.store import make_card, save_detector
@@ -388,7 +388,7 @@ def _start(config: TrainConfig, learnt: Dataset, say: Say) -> Start:
 
 
 def _anchors(choice: str, learnt: Dataset, detector: Detector, say: Say) -> AnchorSpec:
-    from multibox.data.anchor_proposal import load_anchor_spec, propose_anchors
+    from multibox.doctor.anchor_search import load_anchor_spec, propose_anchors
 
     if choice != "fit":
         return load_anchor_spec(Path(choice))

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from multibox.anchors import AnchorSpec
 from multibox.catalogue import CATALOGUE, resolve_model
-from multibox.classes import ClassMap
 from multibox.errors import ClassMapError, ModelFileError, OptionError, did_you_mean
 from multibox.evaluation import map_classes
 from multibox.models.detector import Detector
 from multibox.models.registry import create_model, list_models
+from multibox.spec.anchors import AnchorSpec
+from multibox.spec.classes import ClassMap
 from multibox.weights.store import load_detector
 
 __all__ = ["Part", "Start", "start_from"]

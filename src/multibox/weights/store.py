@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from multibox.anchors import anchors_digest
-from multibox.card import METADATA_KEY, ModelCard, read_safetensors_card
-from multibox.classes import ClassMap
 from multibox.errors import ContractError, ModelFileError, MultiboxError
 from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.inspect import summarise
 from multibox.models.registry import create_model
+from multibox.spec.anchors import anchors_digest
+from multibox.spec.card import METADATA_KEY, ModelCard, read_safetensors_card
+from multibox.spec.classes import ClassMap
 
 __all__ = ["load_detector", "make_card", "save_detector"]
 

@@ -1,0 +1,380 @@
+"""Timing of contenders that take turns, so that whatever else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from multibox.benchmark.contenders import TORCHVISION, Contender, Folder, Ours, Sample, Torchvision
+from multibox.benchmark.fresh import fresh_process
+from multibox.benchmark.machine import EnergyMeter, hardware_line
+from multibox.catalogue import CATALOGUE, DEFAULT_MODEL
+from multibox.cpus import usable_cpus
+from multibox.errors import ContractError, ImageError, MultiboxError, OptionError, did_you_mean
+from multibox.inference import Detector
+from multibox.inference.engines.choice import fastest_engine, note_timings
+from multibox.inference.engines.table import ENGINES, engine_row, installed
+from multibox.inference.options import DISPLAY_THRESHOLD
+from multibox.pictures.read import read_picture
+from multibox.pictures.sources import expand_sources
+
+__all__ = ["BenchmarkRequest", "benchmark", "percentiles_ms"]
+
+PICTURES = 64  # at most, spread over the data
+FOLDER_PICTURES = 32  # in one pass of a stream: more than it takes to start
+WARM_UP_CALLS = 3
+TURN_S = 0.25  # a turn is about as long: long enough to settle, short enough to alternate often
+LONGEST_TURN = 16  # calls
+LEAST_ROUNDS = 3
+PERCENTILES = (50, 90, 99)
+ALL_OF_THEM = "torchvision"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BenchmarkRequest:
+    """What to time; checked on construction.
+
+    Args:
+        models: shipped models' names or model files.
+        engines: names from `multibox.inference.engines.table`; those that are installed and open a model when empty.
+        data: a folder of pictures, a data set, or None for a made-up picture.
+        batches: pictures given to the network at once.
+        threads: to compute with; as many as this process may use when empty.
+        conf: scores above it are post-processed.
+        against: detectors of torchvision to time beside, keys of `TORCHVISION`; "torchvision" stands for all.
+        seconds: for each contender, about.
+        remember: keep which engine was the fastest, for engine=auto.
+
+    Raises:
+        OptionError: a value that is unknown or out of range.
+    """
+
+    models: tuple[str, ...] = (DEFAULT_MODEL,)
+    engines: tuple[str, ...] = ()
+    data: str | None = None
+    batches: tuple[int, ...] = (1,)
+    threads: tuple[int, ...] = ()
+    conf: float = DISPLAY_THRESHOLD
+    against: tuple[str, ...] = ()
+    seconds: float = 5.0
+    remember: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise OptionError("models: name at least one")
+        for engine in self.engines:
+            engine_row(engine)  # an unknown one is refused before anything is timed
+        for name in ("batches", "threads"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise OptionError(f"{name} must be whole numbers from 1, got {getattr(self, name)}")
+        if not self.batches:
+            raise OptionError("batches: name at least one number of pictures")
+        if not 0 <= self.conf < 1:
+            raise OptionError(f"conf must be a number from 0 below 1, got {self.conf}")
+        for name in self.against:
+            if name not in (ALL_OF_THEM, *TORCHVISION):
+                raise OptionError(f"against: unknown {name!r}; {did_you_mean(name, (ALL_OF_THEM, *TORCHVISION))}")
+        if not self.seconds > 0:
+            raise OptionError(f"seconds must be above 0, got {self.seconds}")
+
+
+@dataclass
+class _Timed:
+    contender: Contender
+    calls: int = 1  # a turn, which takes about
+    turn_s: float = 0.0
+    rounds: list[list[Sample]] = field(default_factory=list)
+    joules: float | None = 0.0
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for turn in self.rounds for sample in turn]
+
+
+def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[str, Any]:
+    """Time a model; the result is plain values, which `multibox.benchmark.markdown` makes a page of.
+
+    All contenders are open at the same time and take turns of a quarter of a second, or of one call that takes longer,
+    on the same files, which have been read before. Ratios are medians over rounds, in each of which both had a turn.
+
+    Raises:
+        ModelFileError, MissingDependencyError: the model cannot be opened with an engine that was named.
+        ContractError: no picture in the data can be read.
+    """
+    notes: list[str] = []
+    with _files(request.data, notes) as paths:
+        ours = _ours(request, notes, say)
+        theirs: list[Contender] = []
+        for name in TORCHVISION if ALL_OF_THEM in request.against else request.against:
+            say(f"opening torchvision's {TORCHVISION[name]}")
+            theirs += [Torchvision(name, threads=threads) for threads in sorted({o.threads for o in ours})]
+        folders = [Folder(one, pictures=FOLDER_PICTURES) for one in ours]
+        contenders: list[Contender] = [*ours, *folders, *theirs]
+        timed = [_Timed(contender) for contender in contenders]
+        say(f"warming up {len(timed)} contenders")
+        timed = _warmed_up(timed, paths, notes)
+        seconds = request.seconds * len(timed)
+        say(f"timing, about {max(seconds, LEAST_ROUNDS * sum(entry.turn_s for entry in timed)):.0f} s")
+        _take_turns(timed, paths, seconds=seconds)
+        say("starting fresh processes")
+        starts = {
+            (one.model, one.name, one.threads): fresh_process(
+                str(one.detector.path), engine=one.name, threads=one.threads, picture=paths[0]
+            )
+            for one in ours
+        }
+    alive = {id(entry.contender): entry for entry in timed}
+    rows = [
+        _row(one, alive[id(one)], alive.get(id(folder)), starts[one.model, one.name, one.threads])
+        for one, folder in zip(ours, folders, strict=True)
+        if id(one) in alive
+    ]
+    if not rows:
+        raise ContractError("nothing could be timed: " + "; ".join(notes))
+    return {
+        "hardware": hardware_line(),
+        "models": {
+            one.model: {"name": one.detector.card.name, "input_hw": list(one.detector.card.preprocess.size_hw)}
+            for one in ours
+        },
+        "data": request.data,
+        "pictures": len(paths),
+        "conf": request.conf,
+        "rows": rows,
+        "against": [
+            _comparison(alive[id(one)], _counterparts(alive, ours, one.threads)) for one in theirs if id(one) in alive
+        ],
+        "auto": list(_remembered(request, ours, alive)) if request.remember else [],
+        "notes": notes,
+    }
+
+
+# ------------------------------------------------------------------------------------------------ what is timed
+
+
+def _ours(request: BenchmarkRequest, notes: list[str], say: Say) -> list[Ours]:
+    found = []
+    for model in request.models:
+        fitting = _fitting(model)
+        asked = [name for name in request.engines if name in fitting] or request.engines
+        unasked = [name for name in fitting if engine_row(name).automatic]
+        names = tuple(asked or [name for name in unasked if installed(name)] or unasked[:1] or ["onnxruntime"])
+        opened = []
+        for engine in names:
+            for threads in request.threads or (usable_cpus(),):
+                say(f"opening {model} with {engine}, {threads} threads")
+                try:
+                    detector = Detector(model, engine=engine, threads=threads)
+                except MultiboxError as error:
+                    if request.engines or len(names) == 1:
+                        raise
+                    notes.append(f"{model}, {engine} left out: {error}")
+                    continue
+                opened += [Ours(model, detector, batch=batch, conf=request.conf) for batch in request.batches]
+        if not opened:
+            raise OptionError(f"no engine that opens {model} works here: {'; '.join(notes)}")
+        found += opened
+    return found
+
+
+def _fitting(model: str) -> list[str]:
+    """Engines that open such a file; none for one that no engine opens, whose error says what is wrong."""
+    suffix = Path(model).suffix.lower()
+    return [
+        row.name
+        for row in ENGINES.values()
+        if suffix in row.suffixes or (model in CATALOGUE and CATALOGUE[model].path(row.suffixes[0]).is_file())
+    ]
+
+
+@contextmanager
+def _files(data: str | None, notes: list[str]) -> Iterator[list[Path]]:
+    """Picture files that can be read; they have been, so they come from memory from now on."""
+    if data is None:
+        notes.append("a made-up picture of 640 × 480 in which there is nothing to find; give --data for real ones")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "picture.jpg"
+            _made_up_picture().save(path, quality=90)
+            yield [path]
+        return
+    readable = []
+    for path in _evenly(_paths(data), PICTURES):
+        try:
+            read_picture(path)
+            readable.append(path)
+        except ImageError as error:
+            notes.append(f"left out: {error}")
+    if not readable:
+        raise ContractError(f"{data}: no picture that can be read; give a folder of pictures or a data set")
+    yield readable
+
+
+def _paths(data: str) -> list[Path]:
+    """The pictures of a data set, or all in a folder."""
+    from multibox.data import read_dataset
+
+    try:
+        dataset = read_dataset(data)
+        return [Path(dataset.picture_path(index)) for index in range(len(dataset))]
+    except MultiboxError:
+        return [Path(source.location) for source in expand_sources([data]).sources if source.kind == "file"]
+
+
+def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[i * len(paths) // count] for i in range(count)]
+
+
+def _made_up_picture() -> Image.Image:
+    """Smooth colours with some noise, which compress about as a photograph does."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(
+        (640, 480), Image.Resampling.BICUBIC
+    )
+    noisy = np.asarray(coarse).astype(np.int16) + rng.normal(0, 6, (480, 640, 3)).astype(np.int16)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+# ------------------------------------------------------------------------------------------------ timing
+
+
+def _warmed_up(timed: list[_Timed], paths: list[Path], notes: list[str]) -> list[_Timed]:
+    """Those that work, with turns of about the same length."""
+    working = []
+    for entry in timed:
+        calls = WARM_UP_CALLS if entry.contender.batch < FOLDER_PICTURES else 1
+        try:
+            fastest = min(entry.contender.call(_cycled(paths, i, entry.contender.batch)).total for i in range(calls))
+        except MultiboxError as error:
+            notes.append(f"{entry.contender.name}, batch {entry.contender.batch}: {error}")
+            continue
+        entry.calls = max(1, min(LONGEST_TURN, round(TURN_S / fastest)))
+        entry.turn_s = entry.calls * fastest
+        working.append(entry)
+    return working
+
+
+def _take_turns(timed: list[_Timed], paths: list[Path], *, seconds: float) -> None:
+    meter = EnergyMeter()
+    started, number = time.perf_counter(), 0
+    while number < LEAST_ROUNDS or time.perf_counter() - started < seconds:
+        for entry in timed:
+            before = meter.read()
+            turn = [
+                entry.contender.call(_cycled(paths, number * LONGEST_TURN + i, entry.contender.batch))
+                for i in range(entry.calls)
+            ]
+            used = meter.joules(before, meter.read())
+            entry.joules = None if used is None or entry.joules is None else entry.joules + used
+            entry.rounds.append(turn)
+        number += 1
+
+
+def _cycled(paths: list[Path], start: int, count: int) -> list[Path]:
+    return [paths[(start + i) % len(paths)] for i in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """p50, p90 and p99 in milliseconds, by linear interpolation."""
+    return {f"p{p}": 1e3 * float(np.percentile(seconds, p)) for p in PERCENTILES}
+
+
+def _row(one: Ours, entry: _Timed, folder: _Timed | None, start: dict[str, float | None] | None) -> dict[str, Any]:
+    samples = entry.samples
+    pictures, spent = sum(s.pictures for s in samples), sum(s.total for s in samples)
+    passes = folder.samples if folder else []
+    folder_spent = sum(s.total for s in passes)
+    return {
+        "model": one.model,
+        "engine": one.name,
+        "threads": one.threads,
+        "batch": one.batch,
+        "calls": len(samples),
+        "total_ms": percentiles_ms([s.total for s in samples]),
+        "network_ms": percentiles_ms([s.network for s in samples]),
+        "decode_ms": percentiles_ms([s.decode for s in samples]),
+        "postprocess_ms": percentiles_ms([s.postprocess for s in samples]),
+        "pictures_per_s": pictures / spent,
+        "network_pictures_per_s": pictures / sum(s.network for s in samples),
+        "folder_pictures_per_s": sum(s.pictures for s in passes) / folder_spent if passes else None,
+        "folder_speedup": _ratio(entry, folder) if folder else None,
+        "joules_per_picture": _joules(entry),
+        "folder_joules_per_picture": _joules(folder) if folder else None,
+        **(start or dict.fromkeys(("load_ms", "first_ms", "start_ms", "peak_mb"))),
+    }
+
+
+def _joules(entry: _Timed) -> float | None:
+    return None if entry.joules is None else entry.joules / sum(s.pictures for s in entry.samples)
+
+
+def _ratio(slower: _Timed, faster: _Timed, *, without_postprocess: bool = False) -> float:
+    """How many times as long a picture takes: the median over rounds."""
+
+    def a_picture(turn: list[Sample]) -> float:
+        spent = sum(s.total - (s.postprocess if without_postprocess else 0) for s in turn)
+        return spent / sum(s.pictures for s in turn)
+
+    pairs = zip(slower.rounds, faster.rounds, strict=True)
+    return float(np.median([a_picture(a) / a_picture(b) for a, b in pairs]))
+
+
+def _counterparts(alive: dict[int, _Timed], ours: list[Ours], threads: int) -> list[tuple[Ours, _Timed]]:
+    """Ours at one picture a call and as many threads, or at the smallest batch that was asked for."""
+    least = min(one.batch for one in ours)
+    fitting = [one for one in ours if id(one) in alive and one.threads == threads and one.batch == least]
+    return [(one, alive[id(one)]) for one in fitting]
+
+
+def _comparison(theirs: _Timed, ours: list[tuple[Ours, _Timed]]) -> dict[str, Any]:
+    samples = theirs.samples
+    return {
+        "name": theirs.contender.name,
+        "threads": theirs.contender.threads,
+        "calls": len(samples),
+        "total_ms": percentiles_ms([s.total for s in samples]),
+        "network_ms": percentiles_ms([s.network for s in samples]),
+        "postprocess_ms": percentiles_ms([s.postprocess for s in samples]),
+        "times_ours": [
+            {
+                "model": one.model,
+                "engine": one.name,
+                "total": _ratio(theirs, entry),
+                "without_postprocess": _ratio(theirs, entry, without_postprocess=True),
+            }
+            for one, entry in ours
+        ],
+    }
+
+
+def _remembered(request: BenchmarkRequest, ours: list[Ours], alive: dict[int, _Timed]) -> Iterator[dict[str, Any]]:
+    """Note the engines that "auto" could choose for each file, where there are two to choose from."""
+    wanted = [one for one in ours if id(one) in alive and one.batch == 1 and one.threads == usable_cpus()]
+    for model in request.models:
+        mine = [one for one in wanted if one.model == model]
+        path = mine[0].detector.path if mine else None
+        timings = {
+            one.name: percentiles_ms([s.network for s in alive[id(one)].samples])["p50"]
+            for one in mine
+            if one.detector.path == path
+        }
+        if path is None or len(timings) < 2:
+            continue
+        file = note_timings(path, timings)
+        candidates = tuple(name for name in _fitting(str(path)) if engine_row(name).automatic)
+        engine = fastest_engine(path, candidates) if file else None
+        yield {"model": model, "file": str(file) if file else None, "engine": engine}

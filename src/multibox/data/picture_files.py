@@ -1,0 +1,168 @@
+"""The picture files of a data set: do they exist, have they the declared size, and where does a copy of them go."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multibox.data.findings import DataError, Findings
+from multibox.data.records import Dataset
+from multibox.data.write_report import WriteReport
+from multibox.errors import ImageError
+from multibox.pictures.read import PICTURE_SUFFIXES, picture_size_hw
+
+__all__ = ["CopyMode", "actual_size_hw", "check_sizes", "flat_names", "pictures_below", "place_pictures", "stored_path"]
+
+CopyMode = Literal["false", "true", "link"]
+_RESERVED = '<>:"|?*\\'
+
+
+def actual_size_hw(path: Path, shown: str, findings: Findings) -> tuple[int, int] | None:
+    """(height, width) of the upright picture from its header, or None and a finding."""
+    if not path.is_file():
+        findings.add("picture_missing", shown)
+        return None
+    try:
+        return picture_size_hw(path)
+    except ImageError as error:
+        findings.add("picture_unreadable", shown, "", f"the picture {error.reason}")
+        return None
+
+
+def check_sizes(dataset: Dataset, findings: Findings) -> NDArray[np.int32]:
+    """[P, 2] int32 (height, width) of every upright picture from its header, −1 where it cannot be read.
+
+    Missing files, and declared sizes that are not the upright ones, are added to `findings`; nothing is changed. A
+    declared size with the two sides swapped is what tools leave that drew boxes without applying the EXIF orientation.
+    """
+    sizes_hw = np.full((len(dataset), 2), -1, np.int32)
+    for i in range(len(dataset)):
+        shown = dataset.paths[i]
+        actual = actual_size_hw(dataset.root / shown, shown, findings)
+        if actual is None:
+            continue
+        sizes_hw[i] = actual
+        declared = dataset.declared_size_hw(i)
+        if declared is None or declared == actual:
+            continue
+        stated = (
+            f"declared {declared[1]} × {declared[0]}, the upright picture is {actual[1]} × {actual[0]} (width × height)"
+        )
+        if declared == actual[::-1]:
+            hint = "the boxes may have been drawn without the EXIF orientation; look at one and turn them if so"
+            findings.add("size_turned", shown, "", f"{stated}; {hint}")
+        else:
+            findings.add("size_differs", shown, "", stated)
+    return sizes_hw
+
+
+def pictures_below(folder: Path) -> Iterator[Path]:
+    """The picture files in a folder and its subfolders, in a fixed order, hidden ones left out."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:  # noqa: PTH122 (speed)
+                yield Path(place, name)
+
+
+def flat_names(paths: Sequence[str]) -> tuple[list[str], int]:
+    """A file name for each path, distinct even without suffix and case, and how many differ from their own.
+
+    Equal names get their folders in front (a/x.jpg → a_x.jpg), and a number where that is not enough.
+    """
+    taken: set[str] = set()
+    out, renamed = [], 0
+    for path in paths:
+        parts = [_clean(part) for part in PurePosixPath(path.replace("\\", "/")).parts if part not in {"/", "..", "."}]
+        name = next(_candidates(parts or ["picture"], taken))
+        renamed += name != PurePosixPath(path).name
+        taken.add(PurePosixPath(name).stem.casefold())
+        out.append(name)
+    return out, renamed
+
+
+def _candidates(parts: list[str], taken: set[str]) -> Iterator[str]:
+    for depth in range(1, min(len(parts), 3) + 1):
+        name = "_".join(parts[-depth:])
+        if PurePosixPath(name).stem.casefold() not in taken:
+            yield name
+    plain = PurePosixPath(parts[-1])
+    for number in range(2, len(taken) + 3):
+        name = f"{plain.stem}-{number}{plain.suffix}"
+        if PurePosixPath(name).stem.casefold() not in taken:
+            yield name
+
+
+def _clean(part: str) -> str:
+    """A file name that every file system, XML and a list with one name a line can hold."""
+    kept = "".join(c if c.isprintable() and c not in _RESERVED else "_" for c in part)
+    while kept != (inner := kept.strip().strip(".")):  # a dot at the end is no suffix, and Windows drops it
+        kept = inner
+    return kept or "picture"
+
+
+def stored_path(dataset: Dataset, index: int, base: Path) -> str:
+    """How a file in `base` names a picture that stays where it is: relative inside `base`, absolute elsewhere."""
+    picture = Path(os.path.abspath(dataset.picture_path(index)))  # noqa: PTH100 (resolve() would follow links)
+    try:
+        return picture.relative_to(os.path.abspath(base)).as_posix()  # noqa: PTH100
+    except ValueError:
+        return str(picture)
+
+
+def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, report: WriteReport) -> None:
+    """Copy or link every picture to its target. One that is already there stays; another is never overwritten.
+
+    Already there is the same file, a link to it, or a file with the very same bytes, as an earlier copy is.
+
+    Raises:
+        DataError: a target is taken by another file.
+    """
+    if copy == "false":
+        report.note(f"the {len(dataset)} pictures stay where they are")
+        return
+    placed = missing = fallbacks = 0
+    for folder in {target.parent for target in targets}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for i, target in enumerate(targets):
+        source = dataset.picture_path(i)
+        if not source.is_file():
+            missing += 1
+        elif target.exists():
+            if not _is_same(source, target):
+                raise DataError(target, "exists and is another picture", "choose an empty folder")
+        else:
+            fallbacks += _place(source, target, copy)
+            placed += 1
+    report.note(f"{placed} pictures {'linked' if copy == 'link' else 'copied'}")
+    if fallbacks:
+        report.note(f"{fallbacks} pictures copied, because this file system cannot link them")
+    if missing:
+        report.note(f"{missing} pictures are missing and could not be {'linked' if copy == 'link' else 'copied'}")
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    """Whether both are one file, or a file and its copy."""
+    if target.samefile(source):
+        return True
+    return target.is_file() and filecmp.cmp(source, target, shallow=False)
+
+
+def _place(source: Path, target: Path, copy: CopyMode) -> bool:
+    """Whether a link was wanted and a copy was made."""
+    if copy == "link":
+        try:
+            target.symlink_to(source.resolve())
+            return False
+        except OSError:  # Windows without the privilege, FAT and network file systems
+            shutil.copyfile(source, target)
+            return True
+    shutil.copyfile(source, target)
+    return False

@@ -1,0 +1,1 @@
+"""Engines: a table, and a module for each."""

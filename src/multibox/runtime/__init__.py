@@ -1,5 +1,0 @@
-"""Prediction: engines that run a model file, and the detector that turns pictures into detections with any of them."""
-
-from multibox.runtime.detector import Deferred, Detector, load
-
-__all__ = ["Deferred", "Detector", "load"]

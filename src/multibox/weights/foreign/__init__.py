@@ -1,0 +1,1 @@
+"""Importers of other projects' weights: a module for each."""

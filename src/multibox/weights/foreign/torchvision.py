@@ -1,0 +1,116 @@
+"""Import of torchvision's `ssd300_vgg16` state dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multibox.errors import ContractError, ModelFileError
+from multibox.models.detector import Detector
+from multibox.models.registry import create_model
+from multibox.spec.classes import COCO_CLASSES, ClassMap
+
+__all__ = ["import_ssd300_vgg16", "read_state_dict"]
+
+# torchvision's mean of [0, 1] values, in 0 … 255; its deviation of 1/255 makes the scale 1.
+MEAN_RGB = tuple(255 * value for value in (0.48235, 0.45882, 0.40784))
+FIRST_BOXES_PER_CELL = 4
+COCO_OUTPUTS = 91  # background and ids 1 … 90, ten of which have no name
+
+_CONVS_TO_CONV4_3 = {
+    0: "1_1",
+    2: "1_2",
+    5: "2_1",
+    7: "2_2",
+    10: "3_1",
+    12: "3_2",
+    14: "3_3",
+    17: "4_1",
+    19: "4_2",
+    21: "4_3",
+}
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A `.pth` file as a plain dictionary of tensors. Files that hold anything but tensors are refused, never run."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelFileError(str(path), "no such file", "check the path") from None
+    except Exception as error:  # the restricted unpickler meets arbitrary bytes and raises almost anything
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelFileError(
+            str(path), f"not a plain file of tensors ({first_line})", "save it as model.state_dict() where it was made"
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ModelFileError(str(path), "it does not hold a state dict", "save model.state_dict() and nothing else")
+    return content
+
+
+def _key_table() -> dict[str, str]:
+    """Our parameter prefix for each of theirs."""
+    table = {
+        f"backbone.features.{index}": f"features.to_conv4_3.{int(name[0]) - 1}.conv{name}"
+        for index, name in _CONVS_TO_CONV4_3.items()
+    }
+    table |= {f"backbone.extra.0.{2 * i - 1}": f"features.to_fc7.0.conv5_{i}" for i in (1, 2, 3)}
+    table |= {"backbone.extra.0.7.1": "features.to_fc7.1.fc6", "backbone.extra.0.7.3": "features.to_fc7.1.fc7"}
+    for k in range(1, 5):
+        for theirs, half in ((0, 1), (2, 2)):
+            table[f"backbone.extra.{k}.{theirs}"] = f"features.extras.{k - 1}.conv{k + 7}_{half}"
+    for level in range(6):
+        table[f"head.classification_head.module_list.{level}"] = f"heads.0.logits.{level}"
+        table[f"head.regression_head.module_list.{level}"] = f"heads.0.offsets.{level}"
+    return table
+
+
+def import_ssd300_vgg16(
+    state_dict: Mapping[str, Tensor], class_map: ClassMap | None = None
+) -> tuple[Detector, ClassMap]:
+    """Our SSD300 with torchvision's weights, preprocessing, COCO scales, box clipping and thresholds.
+
+    Args:
+        state_dict: of `torchvision.models.detection.ssd300_vgg16`, with any class count.
+        class_map: names of the classes without background, in the order of the outputs. Without it, 91 outputs mean
+            COCO (ids without a name are kept as "unused 12" and the like, because softmax needs their rows) and
+            other counts get "class 0", "class 1", …
+
+    Raises:
+        ContractError: keys or shapes that are not ssd300_vgg16's, or a class map of another length.
+    """
+    table = _key_table()
+    ours: dict[str, Tensor] = {}
+    for key, value in state_dict.items():
+        prefix, _, kind = key.rpartition(".")
+        if key == "backbone.scale_weight":
+            ours["features.conv4_3_norm.weight"] = value
+        elif prefix in table:
+            ours[f"{table[prefix]}.{kind}"] = value
+        else:
+            raise ContractError(f"{key!r} is no parameter of torchvision's ssd300_vgg16")
+    first = ours.get("heads.0.logits.0.bias")
+    if first is None:
+        raise ContractError("the state dict has no classification head; it is not torchvision's ssd300_vgg16")
+    classes = first.shape[0] // FIRST_BOXES_PER_CELL - 1
+    names = class_map or _default_classes(classes)
+    if len(names) != classes:
+        raise ContractError(f"{len(names)} class names for weights with {classes} classes (background not counted)")
+    detector = create_model(
+        "ssd300_vgg16", num_classes=classes, scales="coco", clip="wh", mean=list(MEAN_RGB), clip_boxes="before_nms"
+    )
+    try:
+        detector.load_state_dict(ours)
+    except RuntimeError as error:
+        raise ContractError(f"the state dict does not fit ssd300_vgg16: {error}") from None
+    return detector.eval(), names
+
+
+def _default_classes(count: int) -> ClassMap:
+    if count == COCO_OUTPUTS - 1:
+        known: dict[int, Any] = dict(zip(COCO_CLASSES.ids, COCO_CLASSES.names, strict=True))
+        return ClassMap.from_ids({i: known.get(i, f"unused {i}") for i in range(1, COCO_OUTPUTS)})
+    return ClassMap(tuple(f"class {i}" for i in range(count)))
