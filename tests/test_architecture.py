@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "multibox"
 
 # The floor of each part. A module imports parts of lower floors and its own part; SIDEWAYS lists what else.
 LAYERS = {
-    **dict.fromkeys(["errors", "cpus", "quiet", "catalogue"], 0),
+    **dict.fromkeys(["errors", "cpus", "files", "html", "quiet", "catalogue"], 0),
     **dict.fromkeys(["spec", "pictures"], 1),
     **dict.fromkeys(["core", "data", "inference"], 2),
     **dict.fromkeys(["models", "doctor", "evaluation", "benchmark"], 3),
