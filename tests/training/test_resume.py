@@ -135,18 +135,18 @@ def test_another_number_of_threads_is_said(
 
 
 @needs_posix
-@pytest.mark.parametrize("count", [5, 6, 7, 11])
+@pytest.mark.parametrize("count", [6, 7, 8, 12])
 def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(
     count: int, pictures: Path, uninterrupted: Callable[[str], Path], commands: Any, tmp_path: Path
 ) -> None:
     given = arguments(pictures, save_every=0, project="runs")
-    kill = KILL_AT_WRITE.format(count=count)  # epochs end with last, best (5 and 6 in the first) and the state
+    kill = KILL_AT_WRITE.format(count=count)  # epochs end with last, best (6 and 7 in the first) and the state
     assert commands("train", *given, cwd=tmp_path, first=kill).wait() == -signal.SIGKILL
     folder = tmp_path / "runs" / "train"
-    assert len(list(folder.rglob("*.partial"))) == 1
+    assert len(list(folder.rglob(".*.partial*"))) == 1
     assert resume(folder).finished
     assert_same_run(folder, uninterrupted("sgd, average"))
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob(".*.partial*"))
 
 
 def test_a_run_without_saves_within_epochs_goes_on_from_the_epoch(

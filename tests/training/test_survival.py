@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import re
 import signal
+import stat
 import time
 import weakref
 from contextlib import ExitStack
@@ -217,46 +218,52 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(data: Path, folder: Pat
 # ------------------------------------------------------------------------------------------------ full disk
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_a_full_disk_leaves_the_old_state(
-    count: int, pictures: Path, folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """From now on so many files reach the disk, and no more."""
+    left = [after]
     plain = os.fsync
 
     def fsync(number: int) -> None:
-        calls.append(number)
-        if len(calls) >= count:
-            raise OSError(errno.ENOSPC, "No space left on device")
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
         plain(number)
 
     monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("updates", [0, 1, 2])
+def test_a_full_disk_leaves_the_old_state(
+    updates: int, pictures: Path, folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_the_disk(monkeypatch, after=2 + updates)  # the configuration, the first state, and one after each update
     message = r"last\.resume\.safetensors: cannot be written \(No space left on device\); what was saved before is unto"
     with pytest.raises(MultiboxError, match=message):
         train(config(pictures, save_every=0), folder=folder)
     monkeypatch.undo()
-    assert not list(folder.rglob("*.partial"))
-    assert state_of(folder)[1]["updates"] == {2: 0, 3: 1, 5: 3}[count]
+    assert not list(folder.rglob(".*.partial*"))
+    assert state_of(folder)[1]["updates"] == updates
     assert resume(folder, save_every=100).finished
     assert_same_run(folder, undisturbed)
 
 
-def test_a_full_disk_leaves_the_old_weights(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(config(data, epochs=1, warmup=0), folder=folder)
-    before = {path: path.read_bytes() for path in (folder / "weights").iterdir()}
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_full_disk_leaves_the_old_weights(
+    name: str, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config(data, epochs=1, warmup=0, val_split="none"), folder=folder)
+    before = {path.name: path.read_bytes() for path in (folder / "weights").iterdir()}
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("epochs = 1\n", "epochs = 2\n"))
-    plain = Path.write_bytes
-
-    def write_bytes(self: Path, content: bytes) -> int:
-        plain(self, content[:1000])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(MultiboxError, match=r"last\.safetensors: cannot be written \(No space left on device\)"):
+    fill_the_disk(monkeypatch, after=["last", "best"].index(name))
+    with pytest.raises(MultiboxError, match=rf"{name}\.safetensors: cannot be written \(No space left on device\)"):
         resume(folder)
     monkeypatch.undo()
-    assert {path: path.read_bytes() for path in (folder / "weights").iterdir()} == before
+    after = {path.name: path.read_bytes() for path in (folder / "weights").iterdir()}
+    assert after.keys() == before.keys()
+    changed = {file for file in before if after[file] != before[file]}
+    assert changed == (set() if name == "last" else {"last.safetensors"})
 
 
 # ------------------------------------------------------------------------------------------------ out of memory

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,24 @@ import torch
 from torch import Tensor
 
 from multibox.errors import ModelFileError, MultiboxError, first_line
+from multibox.files import atomic_write
 
-__all__ = ["load_state", "optimizer_tensors", "restore_optimizer", "save_state", "write_atomically"]
+__all__ = ["load_state", "optimizer_tensors", "restore_optimizer", "save_state", "writing"]
 
 STATE_KEY = "multibox_training"
 FORMAT_VERSION = 1
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content; after a crash or on a full disk the old one is still there.
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in the user's terms that a file of the run cannot be written.
 
     Raises:
-        MultiboxError: it cannot be written; the old content is untouched.
+        MultiboxError: in place of an `OSError`.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        yield
     except OSError as error:
-        partial.unlink(missing_ok=True)
         reason = f"cannot be written ({error.strerror or error})"
         raise MultiboxError(f"{path}: {reason}; what was saved before is untouched, free some space") from None
 
@@ -45,12 +41,17 @@ def save_state(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) ->
         path: ends in `.safetensors`.
         tensors: of any dtype and device.
         state: JSON values.
+
+    Raises:
+        MultiboxError: it cannot be written; the old file is untouched.
     """
     from safetensors.torch import save
 
     flat = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     header = json.dumps({"format": FORMAT_VERSION, **state}, sort_keys=True, allow_nan=True)
-    write_atomically(path, save(flat, metadata={STATE_KEY: header}))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, save(flat, metadata={STATE_KEY: header}))
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

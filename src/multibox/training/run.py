@@ -20,11 +20,13 @@ from multibox import __version__
 from multibox.data import DataError, Dataset, read_dataset
 from multibox.data.records import ImageRecord
 from multibox.errors import MissingDependencyError, MultiboxError, OptionError
+from multibox.files import atomic_write
 from multibox.models.detector import Detector
 from multibox.pictures.read import picture_size_hw
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.classes import ClassMap
 from multibox.training.augmentation import Transform
+from multibox.training.checkpoint import writing
 from multibox.training.config import TrainConfig, from_toml, to_toml
 from multibox.training.console import Table, make_console
 from multibox.training.distributed import Processes, processes
@@ -168,12 +170,15 @@ def _run(config: TrainConfig, folder: Path, transforms: Sequence[Transform], *, 
         others, progress, folder = trainer.processes, trainer.progress, trainer.folder
         say = _speaker(config, others)
         if resumed:
+            for path in folder.rglob(".*.partial*"):  # of files that were being written when it was killed
+                path.unlink()
             notes = trainer.restore()
             progress = trainer.progress
             for line in (f"resumed at epoch {progress.epoch + 1}, step {progress.step}", *notes):
                 say(line)
         elif others.writes:
-            (folder / CONFIG_NAME).write_text(to_toml(trainer.config), encoding="utf-8")
+            with writing(folder / CONFIG_NAME):
+                atomic_write(folder / CONFIG_NAME, to_toml(trainer.config))
         if others.writes:
             trainer.observers += _observers(config, folder, trainer)
         with _stopping(trainer, say):
@@ -442,12 +447,8 @@ def _weights_writer(
             training=recipe,
             metrics=metrics,
         )
-        try:
+        with writing(path):
             save_detector(path, detector, card)
-        except OSError as error:
-            path.with_name(path.name + ".partial").unlink(missing_ok=True)
-            reason = f"cannot be written ({error.strerror or error})"
-            raise MultiboxError(f"{path}: {reason}; what was saved before is untouched, free some space") from None
 
     return write
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from multibox.errors import ContractError, ModelFileError, MultiboxError
+from multibox.files import atomic_write
 from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.inspect import summarise
 from multibox.models.registry import create_model
@@ -71,6 +72,10 @@ def save_detector(path: Path, detector: Detector, card: ModelCard, *, storage: S
         card: from `make_card`.
         storage: "float16" rounds the largest kernels only (see `LARGE_KERNEL`): nearly all of a VGG, a third of an
             SSDLite. Everything comes back as float32.
+
+    Raises:
+        ContractError: another suffix or storage.
+        OSError: it cannot be written; what had the name before is untouched.
     """
     from safetensors.torch import save
 
@@ -85,9 +90,7 @@ def save_detector(path: Path, detector: Detector, card: ModelCard, *, storage: S
     # One metadata entry only: the order of several is not fixed by the format.
     content = save(tensors, metadata={METADATA_KEY: card.to_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    atomic_write(path, content)
 
 
 def load_detector(path: Path, *, device: str | torch.device = "cpu") -> tuple[Detector, ModelCard]:
