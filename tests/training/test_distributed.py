@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from training_worlds import ALONE, Command, arguments, assert_same_run, run_all, state_of, write_pictures
+from short_runs import ALONE, Command, arguments, assert_same_run, run_all, state_of, write_pictures
 
 from multibox.errors import OptionError
 from multibox.training.distributed import Processes, processes
@@ -124,7 +124,7 @@ def test_two_processes_stop_together_report_both_and_go_on(commands: Any, tmp_pa
     assert "best weights" in resumed[0].out
     assert resumed[1].out == ""
     assert_same_run(folder, tmp_path / "whole" / "train")
-    assert state_of(folder)[1]["updates"] == 15
+    assert state_of(folder)[1]["progress"]["updates"] == 15
     assert {path.name for path in tmp_path.iterdir()} == {"made", "data", "plain.toml", "whole", "stopped"}
 
 

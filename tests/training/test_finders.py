@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from training_worlds import config
+from short_runs import config
 
 from multibox.errors import OptionError
 from multibox.training import finders

@@ -20,7 +20,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from training_worlds import CLASSES, config, training_pictures
+from short_runs import CLASSES, config, training_pictures
 
 from multibox.data import Dataset, ImageRecord, read_dataset
 from multibox.errors import ContractError, ImageError, MultiboxError

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,22 +16,22 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from training_worlds import ALONE, CLASSES, Recorder, config, run_folder, write_pictures
+from short_runs import ALONE, CLASSES, Recorder, config, run_folder, write_pictures
+from short_runs import options as short_options
 
 from multibox.core.loss import Focal, multibox_loss
 from multibox.core.matching import MatchOptions
 from multibox.core.structures import Target
 from multibox.data import DataError, read_dataset
-from multibox.errors import MissingDependencyError, MultiboxError, OptionError
+from multibox.errors import MissingDependencyError, OptionError
 from multibox.training import console
 from multibox.training.augmentation import AugmentOptions
 from multibox.training.config import TrainConfig
 from multibox.training.console import COLUMNS, ConsoleLines, LiveDisplay, make_console
 from multibox.training.evaluate import evaluate
 from multibox.training.loader import Batch, EpochBatches, TrainingPictures, collate
-from multibox.training.loggers import make_loggers
-from multibox.training.loop import StepRecord
 from multibox.training.optim import learning_rate
+from multibox.training.progress import Callback, StepRecord
 from multibox.training.run import prepared, train
 from multibox.training.transfer import start_from
 from multibox.weights import load_detector
@@ -101,7 +101,7 @@ def test_the_weights_are_those_of_a_plain_loop(changes: dict[str, Any], pictures
     train(options, folder=tmp_path)
     detector, card = load_detector(tmp_path / "weights" / "last.safetensors")
     for key, value in detector.state_dict().items():
-        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=5e-5)  # sums are rounded in other orders
     assert card.class_map.names == CLASSES.names
     assert card.preprocess.size_hw == options.model.size_hw()
 
@@ -163,13 +163,13 @@ def test_an_epoch_mostly_without_objects_is_learnt(tmp_path: Path) -> None:
         train(config(data), folder=run_folder(tmp_path / "none"))
 
 
-# ------------------------------------------------------------------------------------------------ observers
+# ------------------------------------------------------------------------------------------------ reports
 
 
 def test_steps_and_epochs_are_reported(pictures: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     with prepared(config(pictures), tmp_path) as trainer:
-        trainer.observers.append(recorder)
+        trainer.callbacks.append(recorder)
         assert trainer.run()
     assert [(r.epoch, r.step, r.steps) for r in recorder.steps] == [(e, s, 3) for e in range(3) for s in (1, 2, 3)]
     rates = [learning_rate(config(pictures).optim, step=s, steps_per_epoch=3) for s in range(9)]
@@ -258,7 +258,7 @@ def test_a_live_display_is_closed_when_the_run_fails(pictures: Path, tmp_path: P
 
     recorder = Broken()
     with prepared(config(pictures), tmp_path) as trainer:
-        trainer.observers.append(recorder)
+        trainer.callbacks.append(recorder)
         with pytest.raises(KeyboardInterrupt):
             trainer.run()
     assert recorder.ends == 1
@@ -285,7 +285,7 @@ def test_training_imports_where_the_system_has_no_resource_module() -> None:
     assert done.stdout == "nan\n", done.stderr
 
 
-# ------------------------------------------------------------------------------------------------ loggers
+# ------------------------------------------------------------------------------------------------ callbacks
 
 
 def test_tensorboard_gets_steps_and_epochs(pictures: Path, tmp_path: Path) -> None:
@@ -302,87 +302,56 @@ def test_tensorboard_gets_steps_and_epochs(pictures: Path, tmp_path: Path) -> No
     assert [event.value for event in epochs] == pytest.approx([row["loss"] for row in result.history], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
-def test_an_absent_logger_is_said_before_the_first_step(
-    name: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_absent_tensorboard_is_said_before_the_first_step(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
-    with pytest.raises(MissingDependencyError, match=rf"logging to {name} needs .* pip install 'multibox\[{name}\]'"):
-        train(config(pictures, **{name: True}), folder=tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    message = r"logging to tensorboard needs .* pip install 'multibox\[tensorboard\]'"
+    with pytest.raises(MissingDependencyError, match=message):
+        train(config(pictures, tensorboard=True), folder=tmp_path)
     assert not (tmp_path / "weights").exists()
 
 
-class Calls:
-    """Stands for anything; keeps what it is called with."""
+def test_own_callbacks_are_told_and_one_that_fails_is_left_out(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Logger(Callback):
+        calls = 0
 
-    def __init__(self, name: str, kept: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> None:
-        self.name, self.kept = name, kept
+        def on_epoch(self, row: dict[str, Any]) -> None:
+            self.calls += 1
+            raise ConnectionError("the server is gone")
 
-    def __getattr__(self, name: str) -> Calls:
-        return Calls(f"{self.name}.{name}", self.kept)
-
-    def __call__(self, *args: Any, **options: Any) -> Calls:
-        self.kept.append((self.name, args, options))
-        return self
-
-
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_other_loggers_are_told_everything(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-    module = ModuleType(name)
-    module.__getattr__ = lambda attribute: Calls(attribute, kept)  # type: ignore[method-assign]
-    monkeypatch.setitem(sys.modules, name, module)
-    (logger,) = make_loggers(config(tmp_path, **{name: True}), tmp_path, warn=pytest.fail)
-    logger.on_step(record(3))
-    logger.on_epoch(ROW)
-    logger.on_note("nothing")
-    logger.on_end()
-    numbers = [args[0] for called, args, _ in kept if called in ("init.log", "log_metrics")]
-    assert numbers[0]["step/class_loss"] == 2.0
-    assert numbers[0]["step/learning_rate"] == 0.01
-    assert numbers[1]["epoch/AP50"] == 0.5
-    assert "epoch/AP75" not in numbers[1]
-    if name == "wandb":
-        assert (numbers[0]["step/number"], numbers[1]["epoch/number"]) == (3, 1)
-    else:
-        assert [options["step"] for called, _, options in kept if called == "log_metrics"] == [3, 1]
-    started = next(called for called in kept if called[0] in ("init", "log_params"))
-    given = started[2]["config"]["optim"] if name == "wandb" else started[1][0]
-    assert given["epochs"] == 3
-    assert kept[-1][0] == ("init.finish" if name == "wandb" else "end_run")
+    recorder, logger = Recorder(), Logger()
+    result = train(config(pictures, quiet=False), folder=tmp_path, callbacks=(logger, recorder))
+    assert tuple(recorder.rows) == result.history
+    assert (len(recorder.steps), recorder.ends, logger.calls) == (9, 1, 1)
+    assert recorder.notes == ["Logger fails (the server is gone); training goes on without it"]
+    assert capsys.readouterr().err.count("Logger fails") == 1
 
 
-def test_no_logger_by_default(tmp_path: Path) -> None:
-    assert make_loggers(TrainConfig(), tmp_path, warn=pytest.fail) == []
-
-
-def test_a_logger_that_fails_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    module = ModuleType("mlflow")
-    module.set_experiment = module.start_run = module.log_params = lambda *_, **__: None  # type: ignore[attr-defined]
-
-    def away(*_: Any, **__: Any) -> None:
-        raise ConnectionError("the server is gone")
-
-    module.log_metrics = away  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlflow", module)
-    (logger,) = make_loggers(config(tmp_path, mlflow=True), tmp_path, warn=told.append)
-    for number in range(3):
-        logger.on_step(record(number))
-    logger.on_end()
-    assert told == ["mlflow fails (the server is gone); training goes on without it"]
-    module.start_run = away  # type: ignore[attr-defined]
-    with pytest.raises(
-        MultiboxError, match=r"^mlflow cannot begin \(the server is gone\); see to its settings, or drop"
-    ):
-        make_loggers(config(tmp_path, mlflow=True), tmp_path, warn=told.append)
+def test_the_documented_callback_works(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    run = SimpleNamespace(log=calls.append, finish=lambda: calls.append("finished"))
+    wandb = SimpleNamespace(init=lambda **options: calls.append(options["config"]) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    program = text.partition("```python\n")[2].partition("```")[0]
+    assert '"ssdlite300-coco"' in program
+    options = short_options(pictures, epochs=2)
+    program = program.replace('"ssdlite300-coco"', '"a builder without a recipe"')
+    exec(program.replace('{"data": "DATA", "epochs": 16}', repr(options)), {})
+    assert calls[0] == options
+    assert [row["epoch"] for row in calls[1:-1]] == [1, 2]
+    assert calls[-1] == "finished"
 
 
 def test_the_learning_rate_told_is_that_of_the_schedule(pictures: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     asked = config(pictures, lr0=1e-3, bias_lr=2.0, warmup=0, schedule="constant", epochs=1)
     with prepared(asked, run_folder(tmp_path / "run")) as trainer:
-        trainer.observers.append(recorder)
+        trainer.callbacks.append(recorder)
         trainer.run()
         assert trainer.progress.history[-1]["lr"] == pytest.approx(1e-3)
     assert [step.learning_rate for step in recorder.steps] == pytest.approx([1e-3] * len(recorder.steps))

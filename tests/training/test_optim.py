@@ -18,7 +18,7 @@ from multibox.models import create_model
 from multibox.models.layers import L2Norm
 from multibox.training.config import OptimOptions
 from multibox.training.optim import (
-    Ema,
+    averaged_weights,
     backbone_stages,
     freeze,
     freeze_norms,
@@ -196,10 +196,11 @@ def test_frozen_parts_stay_as_they_are_in_training(norm: bool) -> None:
 # ------------------------------------------------------------------------------------------------ average
 
 
-def test_the_average_is_that_of_a_loop() -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.6])
+def test_the_average_is_that_of_a_loop(decay: float) -> None:
     torch.manual_seed(0)
-    detector = create_model("tinyssd256", size_hw=[64, 64])
-    ema = Ema(detector, 0.6)
+    detector = create_model("ssdlite300_mobilenetv2", size_hw=[96, 96])
+    averaged = averaged_weights(detector, decay)
     expected = {key: value.double().clone() for key, value in detector.state_dict().items()}
     for step in range(1, 12):
         with torch.no_grad():
@@ -207,29 +208,23 @@ def test_the_average_is_that_of_a_loop() -> None:
                 value.add_(torch.randint(1, 3, value.shape)) if not value.is_floating_point() else value.mul_(0.9).add_(
                     torch.randn_like(value)
                 )
-        ema.update()
-        decay = min(0.6, (1 + step) / (10 + step))
+        averaged.update_parameters(detector)
+        share = min(decay, (1 + step) / (10 + step))
         for key, value in detector.state_dict().items():
             if value.is_floating_point():
-                expected[key] = decay * expected[key] + (1 - decay) * value.double()
+                expected[key] = share * expected[key] + (1 - share) * value.double()
             else:
                 expected[key] = value.double()
-    assert ema.updates == 11
-    for key, value in ema.state().items():
+    for key, value in averaged.module.state_dict().items():
         torch.testing.assert_close(value.double(), expected[key], rtol=1e-5, atol=1e-5)
+        if decay == 0:
+            assert torch.equal(value, detector.state_dict()[key])
 
 
-def test_the_average_is_no_alias_of_the_weights() -> None:
+def test_the_average_begins_with_the_weights_and_is_no_alias_of_them() -> None:
     detector = create_model("tinyssd256", size_hw=[64, 64])
-    live = {value.data_ptr() for value in detector.state_dict().values()}
-    assert not live & {value.data_ptr() for value in Ema(detector, 0.5).state().values()}
-    assert {value.data_ptr() for value in Ema(detector, 0).state().values()} == live
-
-
-def test_without_average_the_weights_themselves_are_kept() -> None:
-    detector = create_model("tinyssd256", size_hw=[64, 64])
-    ema = Ema(detector, 0)
-    with torch.no_grad():
-        next(detector.parameters()).fill_(3)
-    ema.update()
-    assert all(torch.equal(value, detector.state_dict()[key]) for key, value in ema.state().items())
+    averaged = averaged_weights(detector, 0.5)
+    assert not averaged.module.training
+    for mine, theirs in zip(averaged.module.state_dict().values(), detector.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert mine.data_ptr() != theirs.data_ptr()

@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from training_worlds import (
+from short_runs import (
     Command,
     arguments,
     assert_same_run,
@@ -25,10 +25,9 @@ from training_worlds import (
 )
 
 from multibox.doctor.anchor_search import save_anchor_spec
-from multibox.errors import ModelFileError, OptionError
+from multibox.errors import ModelFileError, MultiboxError, OptionError
 from multibox.models import create_model
 from multibox.training.config import to_toml
-from multibox.training.failures import TrainingError
 from multibox.training.loop import Trainer
 from multibox.training.run import resume, train
 
@@ -115,7 +114,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert commands("train", *given, cwd=tmp_path, first=kill).wait() == -signal.SIGKILL
     folder = tmp_path / "runs" / "train"
     _, state = state_of(folder)
-    assert state["updates"] == count - 1
+    assert state["progress"]["updates"] == count - 1
     assert resume(folder, save_every=100).finished
     assert_same_run(folder, uninterrupted(name))
     assert not list(folder.rglob("*.cache"))
@@ -166,7 +165,7 @@ def test_a_run_without_saves_within_epochs_goes_on_from_the_epoch(
     with pytest.raises(Lost):
         train(config(pictures), folder=tmp_path)
     monkeypatch.undo()
-    assert state_of(tmp_path)[1]["updates"] == 3
+    assert state_of(tmp_path)[1]["progress"]["updates"] == 3
     assert resume(tmp_path).finished
     assert_same_run(tmp_path, uninterrupted("sgd, average"))
 
@@ -234,7 +233,7 @@ def test_a_finished_run_stays_as_it_is(pictures: Path, uninterrupted: Callable[[
     shutil.copytree(uninterrupted("sgd, average"), tmp_path / "copy")
     result = resume(tmp_path / "copy")
     assert result.finished
-    assert result.best_epoch == state_of(tmp_path / "copy")[1]["best_epoch"]
+    assert result.best_epoch == state_of(tmp_path / "copy")[1]["progress"]["best_epoch"]
     assert_same_run(tmp_path / "copy", uninterrupted("sgd, average"))
     rows = (tmp_path / "copy" / "results.csv").read_text().splitlines()
     assert len(rows) == 4
@@ -282,7 +281,7 @@ def test_a_damaged_state_is_refused(
     if content == "weights":
         shutil.copy(folder / "weights" / "last.safetensors", path)
     elif content == "newer":
-        path.write_bytes(path.read_bytes().replace(b'\\"format\\": 1', b'\\"format\\": 2'))
+        path.write_bytes(path.read_bytes().replace(b'\\"format\\": 2', b'\\"format\\": 3'))
     else:
         path.write_bytes(path.read_bytes()[:5000] if content == "short" else content)
     with pytest.raises(ModelFileError, match=message):
@@ -306,7 +305,7 @@ def test_other_data_is_refused(change: str, uninterrupted: Callable[[str], Path]
     else:
         (data / "images" / "train" / f"{label.stem}.jpg").rename(data / "images" / "val" / f"{label.stem}.jpg")
         label.rename(data / "labels" / "val" / label.name)
-    with pytest.raises(TrainingError, match=r"is not what .* was started with; restore it, or start a new run"):
+    with pytest.raises(MultiboxError, match=r"is not what .* was started with; restore them, or start a new run"):
         resume(folder)
 
 
@@ -317,7 +316,7 @@ def test_other_default_boxes_are_refused(pictures: Path, tmp_path: Path) -> None
     train(config(pictures, epochs=1, warmup=0, anchors=str(boxes)), folder=folder)
     levels = tuple(tuple((w * 1.1, h) for w, h in level) for level in spec.levels)
     save_anchor_spec(boxes, dataclasses.replace(spec, levels=levels))
-    with pytest.raises(TrainingError, match="the default boxes are not those"):
+    with pytest.raises(MultiboxError, match=r"the default boxes \(model=, anchors=\) are not those"):
         resume(folder)
 
 

@@ -262,8 +262,6 @@ class RunOptions:
         patience: validations without a better one after which the run ends; 0 for never.
         save_every: seconds between saves of the state within an epoch; it is saved after every epoch anyway.
         tensorboard: write TensorBoard events into the run folder.
-        wandb: log to Weights & Biases (its package and settings; goes online unless WANDB_MODE=offline).
-        mlflow: log to MLflow (its package and MLFLOW_TRACKING_URI).
         plots: draw sample batches and the curves.
         quiet: print errors only.
     """
@@ -280,8 +278,6 @@ class RunOptions:
     patience: int = 0
     save_every: float = 120.0
     tensorboard: bool = False
-    wandb: bool = False
-    mlflow: bool = False
     plots: bool = True
     quiet: bool = False
 

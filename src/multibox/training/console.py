@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from multibox.training.loop import EpochRow, StepRecord
+from multibox.training.progress import Callback, EpochRow, StepRecord
 
 __all__ = ["COLUMNS", "ConsoleLines", "LiveDisplay", "Table", "make_console", "peak_memory"]
 
@@ -49,14 +49,11 @@ def epoch_line(row: EpochRow, epochs: int) -> str:
     return f"epoch {row['epoch']}/{epochs}  {losses}{score}  {speed}"
 
 
-class ConsoleLines:
+class ConsoleLines(Callback):
     """A line for each epoch on standard error; for logs and pipes."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
-
-    def on_step(self, record: StepRecord) -> None:
-        """Nothing: a log wants no line for each step."""
 
     def on_epoch(self, row: EpochRow) -> None:
         """Its line."""
@@ -66,11 +63,8 @@ class ConsoleLines:
         """As it is."""
         print(text, file=sys.stderr, flush=True)
 
-    def on_end(self) -> None:
-        """Nothing is open."""
 
-
-class LiveDisplay:
+class LiveDisplay(Callback):
     """A bar with losses, speed, waiting share, memory and time left, above it the lines of finished epochs."""
 
     def __init__(self, epochs: int) -> None:
@@ -130,7 +124,7 @@ def make_console(epochs: int) -> ConsoleLines | LiveDisplay:
     return ConsoleLines(epochs)
 
 
-class Table:
+class Table(Callback):
     """`results.csv`: a row for each epoch, complete whenever the run stops."""
 
     def __init__(self, path: Path, history: Sequence[EpochRow] = ()) -> None:
@@ -144,16 +138,7 @@ class Table:
     def _cells(row: EpochRow) -> list[Any]:
         return [row.get(name, "") if row.get(name) is not None else "" for name in COLUMNS]
 
-    def on_step(self, record: StepRecord) -> None:
-        """Steps are not in the table."""
-
     def on_epoch(self, row: EpochRow) -> None:
         """Add its row."""
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(self._cells(row))
-
-    def on_note(self, text: str) -> None:
-        """Notes are not in the table."""
-
-    def on_end(self) -> None:
-        """The file is closed after every row."""

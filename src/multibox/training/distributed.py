@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from multibox.errors import OptionError, first_line
 
@@ -44,6 +44,13 @@ class Processes:
         if self.world > 1:
             distributed.all_reduce(total)
         return total.clamp(min=1.0) / self.world
+
+    def shared(self, network: nn.Module) -> nn.Module:
+        """The network with gradients that are the mean over all processes."""
+        if self.world == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(network, device_ids=devices)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""

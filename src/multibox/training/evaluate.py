@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from multibox.spec.detections import Detections
 from multibox.spec.postprocess import postprocess_np
 from multibox.spec.preprocess import Geometry, Preprocess
 from multibox.training.distributed import Processes
-from multibox.training.workers import end_workers, prepare_worker, received
+from multibox.training.workers import prepare_worker, received
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -78,9 +79,8 @@ def evaluate(
     post = replace(spec.postprocess, score_threshold=THRESHOLD, max_detections=MAX_DETECTIONS)
     found: list[tuple[int, Truth, Detections]] = []
     failures: list[tuple[str, str]] = []
-    batches = iter(loader)
-    try:
-        for items in received(batches, workers=workers):
+    with closing(received(loader, workers=workers)) as batches:
+        for items in batches:
             failures += [item for item in items if len(item) == 2]
             usable = [item for item in items if len(item) == 3]
             if not usable:
@@ -96,8 +96,6 @@ def evaluate(
                 boxes, size_hw = geometry.to_picture(unit_xyxy), geometry.picture_size_hw
                 predictions = Detections(boxes, labels, scores, annotations.class_map, size_hw)
                 found.append((number, _truth(annotations, number, size_hw), predictions))
-    finally:
-        end_workers(batches)
     everything = sorted((row for part in processes.gather(found) for row in part), key=lambda row: row[0])
     unread = tuple(failure for part in processes.gather(failures) for failure in part)
     if not processes.writes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from multibox.errors import OptionError
 from multibox.models.detector import Detector
@@ -14,7 +15,7 @@ from multibox.models.layers import L2Norm
 from multibox.training.config import OptimOptions
 
 __all__ = [
-    "Ema",
+    "averaged_weights",
     "backbone_stages",
     "freeze",
     "freeze_norms",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, L2Norm)
+Tensors = tuple[Tensor, ...] | list[Tensor]
 STEP_FACTOR = 0.1  # the paper divides the learning rate by ten
 WARMUP_START = 0.001  # part of lr0 at the first step
 
@@ -120,35 +122,21 @@ def learning_rate(options: OptimOptions, *, step: int, steps_per_epoch: int) -> 
     return options.lr0
 
 
-class Ema:
-    """Running average of a detector's weights and buffers: average = d · average + (1 − d) · weights.
+def averaged_weights(detector: Detector, decay: float) -> AveragedModel:
+    """A copy of a detector whose weights and buffers are the running average d · average + (1 − d) · weights.
 
-    d is `decay`, but (1 + t) / (10 + t) while that is smaller, so that the first weights are soon forgotten
-    (t counts updates).
-
-    Args:
-        detector: whose weights are averaged.
-        decay: 0 keeps a plain reference to the detector's own weights.
+    d is `decay`, but (1 + t) / (10 + t) while that is smaller, so that the first weights are soon forgotten; t counts
+    the calls of `update_parameters`. With a decay of 0 the copy has the weights of the last call.
     """
 
-    def __init__(self, detector: Detector, decay: float) -> None:
-        self.decay, self.updates = decay, 0
-        self._live = detector.state_dict()
-        self.average: dict[str, Tensor] = {k: v.detach().clone() for k, v in self._live.items()} if decay else {}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the detector's present weights."""
-        self.updates += 1
-        if not self.decay:
+    def move(average: Tensors, weights: Tensors, updates: Tensor | int) -> None:
+        if not average[0].is_floating_point():  # counters
+            for mine, new in zip(average, weights, strict=True):
+                mine.copy_(new)
             return
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        floating = [(a, self._live[k]) for k, a in self.average.items() if a.dtype.is_floating_point]
-        torch._foreach_lerp_([a for a, _ in floating], [v for _, v in floating], 1 - decay)
-        for key, value in self.average.items():
-            if not value.dtype.is_floating_point:
-                value.copy_(self._live[key])
+        warm = (1 + int(updates)) / (10 + int(updates))
+        get_ema_multi_avg_fn(min(decay, warm))(average, weights, updates)  # type: ignore[no-untyped-call]
 
-    def state(self) -> dict[str, Tensor]:
-        """The weights to validate and to save."""
-        return self.average if self.decay else self._live
+    averaged = AveragedModel(detector, multi_avg_fn=move, use_buffers=True)
+    averaged.n_averaged += 1  # the copy is the first average, else the first update would replace it
+    return averaged.eval()

@@ -8,23 +8,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from multibox.core.boxes import cxcywh_to_xyxy
-from multibox.core.matching import Matches
+from multibox.core.matching import Matches, MatchOptions, match
 from multibox.errors import MissingDependencyError
+from multibox.files import atomic_path
 from multibox.pictures.draw import class_colour, draw_boxes
 from multibox.spec.classes import ClassMap
+from multibox.training.checkpoint import writing
 from multibox.training.loader import Batch
 
-__all__ = ["draw_batch", "draw_curves"]
+__all__ = ["draw_batch", "draw_curves", "save_batch_picture"]
 
 MOST_PICTURES = 16
 PAPER = (255, 255, 255)
 
 
-def draw_batch(batch: Batch, matches: Matches, anchors_cxcywh: torch.Tensor, class_map: ClassMap) -> Image.Image:
+def save_batch_picture(
+    path: Path, batch: Batch, anchors_cxcywh: Tensor, options: MatchOptions, class_map: ClassMap
+) -> None:
+    """Draw a batch into a file.
+
+    Args:
+        path: ends in `.jpg`.
+        batch: at most the first 16 of its pictures are drawn.
+        anchors_cxcywh: [A, 4], unit frame.
+        options: how default boxes are matched.
+        class_map: names and colours.
+
+    Raises:
+        MultiboxError: it cannot be written.
+    """
+    matches = match(anchors_cxcywh, batch.targets, options=options)
+    with writing(path), atomic_path(path) as partial:
+        draw_batch(batch, matches, anchors_cxcywh, class_map).save(partial, quality=90)
+
+
+def draw_batch(batch: Batch, matches: Matches, anchors_cxcywh: Tensor, class_map: ClassMap) -> Image.Image:
     """The pictures of a batch as the network gets them: objects in bold with their names, matched default boxes thin.
 
     Args:
@@ -91,4 +113,5 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(path, format="png", dpi=100)
+    with writing(path), atomic_path(path) as partial:
+        figure.savefig(partial, format="png", dpi=100)

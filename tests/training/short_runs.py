@@ -23,7 +23,7 @@ from multibox.training.checkpoint import load_state
 from multibox.training.config import TrainConfig, merge
 from multibox.training.distributed import Processes
 from multibox.training.loader import TrainingPictures
-from multibox.training.loop import StepRecord
+from multibox.training.progress import Callback, StepRecord
 from multibox.weights import load_detector
 
 CLASSES = ClassMap(("red box", "green box"))
@@ -110,8 +110,9 @@ def run_folder(path: Path) -> Path:
 def state_of(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The saved state of a run, without what a clock measured."""
     tensors, state = load_state(folder / "weights" / "last.resume.safetensors")
-    state["history"] = [{k: v for k, v in row.items() if k not in TIMINGS} for row in state["history"]]
-    state["partial"] = state["partial"][:3]
+    progress = state["progress"]
+    progress["history"] = [{k: v for k, v in row.items() if k not in TIMINGS} for row in progress["history"]]
+    progress["sums"] = {k: v for k, v in progress["sums"].items() if k not in ("waited", "seconds")}
     return tensors, state
 
 
@@ -129,8 +130,8 @@ def assert_same_run(actual: Path, expected: Path) -> None:
         assert torch.equal(tensors[key], value), key
 
 
-class Recorder:
-    """An observer that keeps what it is told."""
+class Recorder(Callback):
+    """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.steps: list[StepRecord] = []

@@ -1,0 +1,45 @@
+"""In which number format a run computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from multibox.errors import OptionError
+from multibox.models.detector import Detector
+from multibox.training.config import TrainConfig
+
+__all__ = ["with_precision"]
+
+
+def with_precision(config: TrainConfig, device: torch.device, detector: Detector) -> TrainConfig:
+    """The configuration with amp=auto decided, so that a resumed run computes as it began.
+
+    Raises:
+        OptionError: bf16 where it computes wrongly.
+    """
+    broken = device.type == "cpu" and _reads_single_cells(detector)
+    if config.run.amp == "bf16" and broken:
+        raise OptionError(
+            "amp=bf16 gives wrong gradients on processors where a depthwise convolution reads a map of 1 × 1, as in "
+            "this model at this imgsz; use amp=none, or imgsz=300 or more"
+        )
+    if config.run.amp != "auto":
+        return config
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return replace(config, run=replace(config.run, amp="bf16" if fast and not broken else "none"))
+
+
+def _reads_single_cells(detector: Detector) -> bool:
+    """Whether a level is made from one of a single cell by depthwise convolution.
+
+    On x86 processors torch (2.15) gives another bfloat16 weight gradient of that convolution each time, as if nothing
+    had been written to its memory.
+    """
+    depthwise = any(isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 for m in detector.modules())
+    return depthwise and sum(height * width == 1 for height, width in detector.feature_sizes_hw()) > 1
