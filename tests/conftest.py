@@ -1,8 +1,11 @@
-"""Shared fixtures: where the real data lies, and the shipped model."""
+"""Shared fixtures: where the real data lies, and a disk that is full."""
 
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,3 +29,22 @@ def reference_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference folder {folder}; set MULTIBOX_REFERENCE to run this test")
     return folder
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """`with full_disk(n):` no file can grow beyond n bytes, so that a write stops half way as on a full disk."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX's")
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return limited

@@ -15,7 +15,7 @@ from PIL import Image
 from multibox.catalogue import resolve_model
 from multibox.cli.anchors import command
 from multibox.data import Dataset, ImageRecord, write_dataset
-from multibox.doctor.anchor_search import load_anchor_spec
+from multibox.doctor.anchors import load_anchor_spec
 from multibox.errors import MissingDependencyError, ModelFileError, OptionError
 from multibox.spec.anchors import tf_anchors
 from multibox.spec.classes import ClassMap
@@ -60,12 +60,12 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
 def test_proposal_for_people(call: Call, data: Path) -> None:
     said = call(data)
     assert "split train: 60 pictures, 180 boxes" in said.splitlines()[0]
-    assert "default boxes of ssdlite300-coco, width × height in pixels of the 300 × 300 (h × w) input:" in said
-    assert "  1      19 × 19  " in said
+    assert "default boxes of ssdlite300-coco, for an input of 300 × 300 (h × w) pixels:" in said
+    assert "    1: 19 × 19 cells  " in said
     assert "30×30  85×42  42×85" in said
-    for row in ("all, before", "all, after", "held out, before", "held out, after"):
+    for row in ("all, present", "all, proposed", "held out, present", "held out, proposed"):
         assert sum(line.startswith(f"  {row} ") for line in said.splitlines()) == 1
-    assert said.splitlines()[-1] == f"to train with these boxes: multibox train {data} anchors=fit"
+    assert said.splitlines()[-1] == f"to train with the proposed boxes: multibox train {data} anchors=fit"
     assert call(data) == said
 
 
@@ -74,7 +74,7 @@ def test_json_and_saved_file(call: Call, data: Path, tmp_path: Path) -> None:
     assert told["changed"] is True
     assert (told["split"], told["size_hw"], told["saved"]) == ("train", [300, 300], "boxes.json")
     assert told["before"]["share"] < 0.3 < 0.95 < told["after"]["share"]
-    assert [len(row["new_wh_px"]) for row in told["levels"]] == [3, 6, 6, 6, 6, 6]
+    assert [len(shapes) for shapes in told["anchors"]["levels"]] == [3, 6, 6, 6, 6, 6]
     spec = load_anchor_spec(tmp_path / "boxes.json")
     assert spec.to_dict() == told["anchors"]
     assert spec.boxes_per_cell == tf_anchors().boxes_per_cell
@@ -94,7 +94,7 @@ def test_model_file_and_network(call: Call, data: Path) -> None:
     assert told["changed"] is True
     pytest.importorskip("torch")
     said = call(data, "model=tinyssd256")
-    assert "in pixels of the 256 × 256 (h × w) input" in said
+    assert "for an input of 256 × 256 (h × w) pixels" in said
     assert said.splitlines()[-1].endswith(" model=tinyssd256 anchors=fit")
 
 

@@ -24,7 +24,7 @@ from short_runs import (
     write_pictures,
 )
 
-from multibox.doctor.anchor_search import save_anchor_spec
+from multibox.doctor.anchors import save_anchor_spec
 from multibox.errors import ModelFileError, MultiboxError, OptionError
 from multibox.models import create_model
 from multibox.training.config import to_toml

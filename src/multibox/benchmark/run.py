@@ -18,6 +18,7 @@ from multibox.benchmark.fresh import fresh_process
 from multibox.benchmark.machine import EnergyMeter, hardware_line
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL
 from multibox.cpus import usable_cpus
+from multibox.data.sampling import evenly
 from multibox.errors import ContractError, ImageError, MultiboxError, OptionError, did_you_mean
 from multibox.inference import Detector
 from multibox.inference.engines.choice import fastest_engine, note_timings
@@ -208,7 +209,8 @@ def _files(data: str | None, notes: list[str]) -> Iterator[list[Path]]:
             yield [path]
         return
     readable = []
-    for path in _evenly(_paths(data), PICTURES):
+    paths = _paths(data)
+    for path in [paths[i] for i in evenly(len(paths), PICTURES)]:
         try:
             read_picture(path)
             readable.append(path)
@@ -228,12 +230,6 @@ def _paths(data: str) -> list[Path]:
         return [Path(dataset.picture_path(index)) for index in range(len(dataset))]
     except MultiboxError:
         return [Path(source.location) for source in expand_sources([data]).sources if source.kind == "file"]
-
-
-def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
-    if len(paths) <= count:
-        return list(paths)
-    return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def _made_up_picture() -> Image.Image:

@@ -14,7 +14,7 @@ from multibox.cli.options import KeyValueCommand
 
 if TYPE_CHECKING:
     from multibox.data import Dataset
-    from multibox.doctor import Diagnosis, Policy
+    from multibox.doctor import Examination, Policy
     from multibox.spec.card import ModelCard
 
 __all__ = ["command"]
@@ -31,13 +31,13 @@ EXIT_ERRORS = 1
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that read pictures.")
 @click.option("--model", metavar="MODEL", help="Tell how the objects fit the default boxes of this model.")
 @click.option("--policy", metavar="KIND=LEVEL,…", default="", help="Levels of findings: error, warn, fix or ignore.")
-@click.option("--fix", metavar="FOLDER", help="Write a cleaned copy into this folder. DATA is never changed.")
+@click.option("--fix", metavar="FOLDER", help="Write a repaired copy into this folder. DATA is never changed.")
 @click.option(
     "--copy",
     type=click.Choice(["true", "link"]),
     default="true",
     show_default=True,
-    help="Pictures of the cleaned copy.",
+    help="Pictures of the repaired copy.",
 )
 @click.option("--report", metavar="FILE.html", help="Write a report with pictures, one file.")
 @click.option("--examples", type=click.IntRange(min=0), default=5, show_default=True, help="Findings shown of a kind.")
@@ -63,7 +63,7 @@ def command(
 
     Every kind of finding has a level. `error` makes the exit status 1; `warn` does not; `fix` is a warning that
     fix=FOLDER repairs, as it repairs errors where there is a way; `ignore` is only counted. With fix=FOLDER the
-    cleaned copy is examined again, and the exit status is that of the copy.
+    repaired copy is examined again, and the exit status is that of the copy.
     """
     from multibox.data.formats.table import detect_format, read_dataset
     from multibox.doctor import Policy
@@ -78,25 +78,27 @@ def command(
     run = _Run(levels, card, deep=deep, workers=workers, progress=not (as_json or quiet))
     dataset = read_dataset(data, format=format, split=split, images=images, check_pictures=False)
     say(f"{dataset.origin}: {len(dataset)} pictures, {dataset.num_boxes} boxes, {len(dataset.class_map)} classes")
-    diagnosis = run.examine(dataset)
+    examination = run.examine(dataset)
     worst = False
-    for line in diagnosis.lines(examples=examples):
+    for line in examination.lines(examples=examples):
         worst = line.startswith("error:") or (worst and line.startswith("  "))
         say(line, worst=worst)
-    for line in () if diagnosis.anchors is None else diagnosis.anchors.lines():
-        say(line)
+    if examination.anchors is not None:
+        say(f"default boxes of {examination.model}:")
+        for line in examination.anchors.lines():
+            say(line)
     changes: tuple[str, ...] = ()
-    result, last = diagnosis.to_dict(), diagnosis
+    result, last = examination.to_dict(), examination
     if fix is not None:
-        changes, last = _fix(diagnosis, data, fix, format=name, copy=copy, run=run, say=say)
+        changes, last = _fix(examination, data, fix, format=name, copy=copy, run=run, say=say)
         result["copy"] = {"path": fix, "changes": list(changes), "status": last.status, "counts": last.counts}
     if report is not None:
         from multibox.doctor import write_report
 
-        write_report(diagnosis, report, changes=changes)
+        write_report(examination, report, changes=changes)
         say(f"wrote {report}")
         result["report"] = report
-    say(f"{fix or data}: {last.verdict()}")
+    say(f"{fix or data}: {last.in_short()}")
     if as_json:
         click.echo(json.dumps(result))
     return EXIT_ERRORS if last.status == "errors" else 0
@@ -122,7 +124,7 @@ class _Run:
         self._policy, self._card, self._deep, self._workers = policy, card, deep, workers
         self._progress = progress and sys.stderr.isatty()
 
-    def examine(self, dataset: Dataset) -> Diagnosis:
+    def examine(self, dataset: Dataset) -> Examination:
         from multibox.doctor import examine
 
         with self._bar(len(dataset)) as bar:
@@ -142,15 +144,15 @@ class _Run:
 
 
 def _fix(
-    diagnosis: Diagnosis, data: str, target: str, *, format: str, copy: str, run: _Run, say: _Speaker
-) -> tuple[tuple[str, ...], Diagnosis]:
-    """Write the cleaned copy, say what was changed, and examine it."""
+    examination: Examination, data: str, target: str, *, format: str, copy: str, run: _Run, say: _Speaker
+) -> tuple[tuple[str, ...], Examination]:
+    """Write the repaired copy, say what was changed, and examine it."""
     from multibox.data.formats.table import read_dataset
-    from multibox.doctor import cure, write_cured
+    from multibox.doctor import repair_dataset, write_repaired
 
-    cured = cure(diagnosis)
-    written, place = write_cured(cured, data, target, format=format, copy=copy)  # type: ignore[arg-type]
-    for line in cured.lines:
+    repaired = repair_dataset(examination)
+    written, place = write_repaired(repaired, data, target, format=format, copy=copy)  # type: ignore[arg-type]
+    for line in repaired.lines:
         say(f"fixed: {line}", worst=True)  # also when quiet: nothing is left out without a word
     for note in written.notes:
         say(f"note: {note}")
@@ -158,7 +160,7 @@ def _fix(
     again = run.examine(read_dataset(place, format=format, check_pictures=False))
     for line in again.lines(examples=0):
         say(line, worst=line.startswith("error:"))
-    return cured.lines, again
+    return repaired.lines, again
 
 
 def _card(model: str) -> ModelCard:

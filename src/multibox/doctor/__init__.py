@@ -1,29 +1,30 @@
-r"""The data doctor: what is wrong with a data set, how bad it is, and a cleaned copy of it.
+r"""The data doctor: what is wrong with a data set, how bad it is, and a repaired copy of it.
 
 >>> from multibox.data import read_dataset
 >>> from multibox.doctor import examine
->>> diagnosis = examine(read_dataset("VOC2012", check_pictures=False))
->>> print(*diagnosis.lines(), sep="\n")
+>>> examination = examine(read_dataset("VOC2012", check_pictures=False))
+>>> print(*examination.lines(), sep="\n")
 """
 
-from multibox.doctor.anchor_fit import AnchorFit, fit_anchors
-from multibox.doctor.examination import Diagnosis, examine
-from multibox.doctor.kinds import ILLNESSES, Illness, Level, Policy, Symptom
-from multibox.doctor.repair import Cure, cure, write_cured
+from multibox.doctor.anchors import AnchorFit, AnchorProposal, propose_anchors
+from multibox.doctor.examination import Examination, examine
+from multibox.doctor.kinds import FINDING_KINDS, CheckFinding, FindingKind, Level, Policy
+from multibox.doctor.repair import Repair, repair_dataset, write_repaired
 from multibox.doctor.report import write_report
 
 __all__ = [
-    "ILLNESSES",
+    "FINDING_KINDS",
     "AnchorFit",
-    "Cure",
-    "Diagnosis",
-    "Illness",
+    "AnchorProposal",
+    "CheckFinding",
+    "Examination",
+    "FindingKind",
     "Level",
     "Policy",
-    "Symptom",
-    "cure",
+    "Repair",
     "examine",
-    "fit_anchors",
-    "write_cured",
+    "propose_anchors",
+    "repair_dataset",
+    "write_repaired",
     "write_report",
 ]

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.data.records import Dataset, box_area
-from multibox.doctor.kinds import Symptom
+from multibox.doctor.kinds import CheckFinding
 from multibox.doctor.picture_checks import split_role
 from multibox.spec.postprocess import iou_matrix_np
 
-__all__ = ["box_symptoms", "class_counts", "class_symptoms", "owners_of"]
+__all__ = ["check_boxes", "check_classes", "class_counts", "owners_of"]
 
 TOLERANCE_PX = 0.5
 """Reaching outside by less is rounding."""
@@ -32,7 +32,7 @@ def owners_of(dataset: Dataset) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(dataset), dtype=np.int64), offsets[1:] - offsets[:-1])
 
 
-def box_symptoms(dataset: Dataset, sizes_hw: NDArray[np.int32]) -> Iterator[Symptom]:
+def check_boxes(dataset: Dataset, sizes_hw: NDArray[np.int32]) -> Iterator[CheckFinding]:
     """What is wrong with single boxes, pairs of boxes, and pictures without any.
 
     Args:
@@ -54,7 +54,7 @@ def box_symptoms(dataset: Dataset, sizes_hw: NDArray[np.int32]) -> Iterator[Symp
     tiny = sound & (small < TINY_PX)
     extreme = sound & ~tiny & (large > EXTREME_RATIO * small)
 
-    def told(kind: str, chosen: NDArray[np.bool_], text: str) -> Iterator[Symptom]:
+    def told(kind: str, chosen: NDArray[np.bool_], text: str) -> Iterator[CheckFinding]:
         for position in np.flatnonzero(chosen).tolist():
             picture = int(owners[position])
             number = position - int(dataset.columns.offsets[picture])
@@ -62,7 +62,7 @@ def box_symptoms(dataset: Dataset, sizes_hw: NDArray[np.int32]) -> Iterator[Symp
             width, height = sides[position].tolist()
             limit = "" if sizes_hw[picture, 0] < 0 else f"{sizes_hw[picture, 1]} × {sizes_hw[picture, 0]}"
             message = text.format(corners=corners, beyond=beyond[position], width=width, height=height, limit=limit)
-            yield Symptom(kind, dataset.paths[picture], f"box {number}", message, (picture,), (number,))
+            yield CheckFinding(kind, dataset.paths[picture], f"box {number}", message, (picture,), (number,))
 
     yield from told("degenerate_box", degenerate, "(x1, y1, x2, y2) = ({corners}) has no area or swapped corners")
     yield from told("boxes_far_outside", far, "({corners}) lies outside the {limit} picture")
@@ -71,10 +71,10 @@ def box_symptoms(dataset: Dataset, sizes_hw: NDArray[np.int32]) -> Iterator[Symp
     yield from told("boxes_extreme_ratio", extreme, "{width:.4g} × {height:.4g} px")
     yield from _same_place(dataset)
     for picture in np.flatnonzero(np.diff(dataset.columns.offsets) == 0).tolist():
-        yield Symptom("empty", dataset.paths[picture], "", "no objects", (picture,))
+        yield CheckFinding("empty", dataset.paths[picture], "", "no objects", (picture,))
 
 
-def _same_place(dataset: Dataset) -> Iterator[Symptom]:
+def _same_place(dataset: Dataset) -> Iterator[CheckFinding]:
     columns, names = dataset.columns, dataset.class_map.names
     for picture in np.flatnonzero(np.diff(columns.offsets) > 1).tolist():
         part = slice(int(columns.offsets[picture]), int(columns.offsets[picture + 1]))
@@ -87,10 +87,10 @@ def _same_place(dataset: Dataset) -> Iterator[Symptom]:
             if labels[a] == labels[b]:
                 gone.add(b)
                 message = f"the same {names[labels[a]]} as box {a}"
-                yield Symptom("boxes_duplicated", dataset.paths[picture], f"box {b}", message, (picture,), (b, a))
+                yield CheckFinding("boxes_duplicated", dataset.paths[picture], f"box {b}", message, (picture,), (b, a))
             else:
                 message = f"{names[labels[b]]}, where box {a} says {names[labels[a]]}"
-                yield Symptom("boxes_two_classes", dataset.paths[picture], f"box {b}", message, (picture,), (b, a))
+                yield CheckFinding("boxes_two_classes", dataset.paths[picture], f"box {b}", message, (picture,), (b, a))
 
 
 def class_counts(dataset: Dataset) -> dict[str | None, NDArray[np.int64]]:
@@ -106,35 +106,37 @@ def class_counts(dataset: Dataset) -> dict[str | None, NDArray[np.int64]]:
     return out
 
 
-def class_symptoms(dataset: Dataset) -> Iterator[Symptom]:
+def check_classes(dataset: Dataset) -> Iterator[CheckFinding]:
     """Unused, misspelt and unevenly spread classes."""
     names, counts = dataset.class_map.names, class_counts(dataset)
     total = np.bincount(dataset.columns.labels, minlength=len(names))
     for label in np.flatnonzero(total == 0).tolist():
-        yield Symptom("class_unused", "", names[label], "no box in any picture")
+        yield CheckFinding("class_unused", "", names[label], "no box in any picture")
     train = counts.get("train")
     for role, mine in counts.items():
         if train is None or role is None or role == "train":
             continue
         for label in np.flatnonzero((mine > 0) & (train == 0)).tolist():
-            yield Symptom("class_not_in_train", "", names[label], f"{mine[label]} boxes in {role}, none in train")
+            yield CheckFinding("class_not_in_train", "", names[label], f"{mine[label]} boxes in {role}, none in train")
     if train is not None and "val" in counts:
         for label in np.flatnonzero((train > 0) & (counts["val"] == 0)).tolist():
-            yield Symptom("class_not_in_validation", "", names[label], f"{train[label]} boxes in train, none in val")
+            yield CheckFinding(
+                "class_not_in_validation", "", names[label], f"{train[label]} boxes in train, none in val"
+            )
     yield from _alike(names)
     yield from _imbalance(names, total if train is None else train)
 
 
-def _alike(names: tuple[str, ...]) -> Iterator[Symptom]:
+def _alike(names: tuple[str, ...]) -> Iterator[CheckFinding]:
     seen: dict[str, str] = {}
     for name in names:
         key = re.sub(r"[\W_]+", "", name.casefold()) or name
         if key in seen:
-            yield Symptom("class_names_alike", "", name, f"is there as {seen[key]!r} too")
+            yield CheckFinding("class_names_alike", "", name, f"is there as {seen[key]!r} too")
         seen.setdefault(key, name)
 
 
-def _imbalance(names: tuple[str, ...], counts: NDArray[np.int64]) -> Iterator[Symptom]:
+def _imbalance(names: tuple[str, ...], counts: NDArray[np.int64]) -> Iterator[CheckFinding]:
     top = int(counts.argmax())
     rare = [
         label for label in np.argsort(counts, kind="stable").tolist() if 0 < counts[label] * IMBALANCE < counts[top]
@@ -143,4 +145,4 @@ def _imbalance(names: tuple[str, ...], counts: NDArray[np.int64]) -> Iterator[Sy
         shown = ", ".join(f"{names[label]} {counts[label]}" for label in rare[:8])
         more = f" and {len(rare) - 8} more" if len(rare) > 8 else ""
         message = f"{counts[top]} boxes of {names[top]}, but {shown}{more}"
-        yield Symptom("imbalance", "", f"{len(rare)} classes", message)
+        yield CheckFinding("imbalance", "", f"{len(rare)} classes", message)

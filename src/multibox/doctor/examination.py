@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.data.records import Dataset
-from multibox.doctor.anchor_fit import AnchorFit, fit_anchors
-from multibox.doctor.box_checks import box_symptoms, class_counts, class_symptoms
-from multibox.doctor.kinds import ILLNESSES, OWN_KINDS, Level, Policy, Symptom
-from multibox.doctor.picture_checks import SIDES_SWAP, duplicates, file_symptoms, in_stored_frame
+from multibox.doctor.anchors import AnchorProposal, propose_anchors
+from multibox.doctor.box_checks import check_boxes, check_classes, class_counts
+from multibox.doctor.kinds import FINDING_KINDS, OWN_KINDS, CheckFinding, Level, Policy
+from multibox.doctor.picture_checks import SIDES_SWAP, check_duplicates, check_files, in_stored_frame
 from multibox.doctor.scan import Scan, scan_pictures
 from multibox.errors import OptionError
 from multibox.spec.card import ModelCard
 
-__all__ = ["Diagnosis", "examine"]
+__all__ = ["Examination", "examine"]
 
 Status = Literal["clean", "warnings", "errors"]
 DEEP_ONLY = ("damaged or cut-off pixels", "near-duplicates")
@@ -34,31 +34,33 @@ EXAMPLES = 5
 
 
 @dataclass
-class Diagnosis:
+class Examination:
     """What the doctor found.
 
     Args:
         dataset: what was examined.
         policy: the level of each kind.
-        symptoms: every finding, also those at level `ignore`.
+        findings: every finding, also those at level `ignore`.
         scan: what the picture files say.
         deep: whether every picture was decoded.
-        anchors: how objects fit a model's default boxes, where a model was given.
+        anchors: how objects fit the default boxes of a model and better ones, where a model was given.
+        model: its name.
     """
 
     dataset: Dataset
     policy: Policy
-    symptoms: list[Symptom]
+    findings: list[CheckFinding]
     scan: Scan
     deep: bool
-    anchors: AnchorFit | None = None
+    anchors: AnchorProposal | None = None
+    model: str = ""
     counts: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         counts: Counter[str] = Counter()
-        for symptom in self.symptoms:
-            counts[symptom.kind] += symptom.count
-        self.counts = {kind: counts[kind] for kind in ILLNESSES if counts[kind]}  # in a fixed order
+        for finding in self.findings:
+            counts[finding.kind] += finding.count
+        self.counts = {kind: counts[kind] for kind in FINDING_KINDS if counts[kind]}  # in a fixed order
 
     def level(self, level: Level) -> dict[str, int]:
         """Counts of the kinds found that are at a level."""
@@ -71,19 +73,19 @@ class Diagnosis:
             return "errors"
         return "warnings" if self.level("warn") or self.level("fix") else "clean"
 
-    def of_kind(self, kind: str) -> list[Symptom]:
+    def of_kind(self, kind: str) -> list[CheckFinding]:
         """All findings of a kind."""
-        return [symptom for symptom in self.symptoms if symptom.kind == kind]
+        return [finding for finding in self.findings if finding.kind == kind]
 
     def lines(self, *, examples: int = EXAMPLES) -> Iterator[str]:
         """For people: worst first, a line for each kind, its first findings, how many more; 0 examples: kinds alone."""
         for level in ("error", "fix", "warn"):
             for kind, count in self.level(level).items():
-                illness = ILLNESSES[kind]
-                can = "" if illness.repair is None or level == "warn" else f" (fix=FOLDER: {illness.repair})"
-                yield f"{level}: {count} × {kind}: {illness.meaning}{can}"
+                entry = FINDING_KINDS[kind]
+                can = "" if entry.repair is None or level == "warn" else f" (fix=FOLDER: {entry.repair})"
+                yield f"{level}: {count} × {kind}: {entry.meaning}{can}"
                 found = self.of_kind(kind)
-                yield from (f"  {symptom}" for symptom in found[:examples])
+                yield from (f"  {finding}" for finding in found[:examples])
                 if examples and count > min(len(found), examples):
                     yield f"  … and {count - min(len(found), examples)} more"
         ignored = self.level("ignore")
@@ -93,8 +95,8 @@ class Diagnosis:
         if not self.deep:
             yield "not checked: " + ", ".join(DEEP_ONLY) + " (they need every picture decoded: deep=true)"
 
-    def verdict(self) -> str:
-        """One line."""
+    def in_short(self) -> str:
+        """How many errors and warnings, on one line."""
         parts = [
             f"{sum(found.values())} {name}"
             for name, found in (
@@ -128,13 +130,13 @@ class Diagnosis:
                     "level": self.policy[kind],
                     "count": count,
                     "listed": len(self.of_kind(kind)),
-                    "meaning": ILLNESSES[kind].meaning,
-                    "repair": ILLNESSES[kind].repair,
+                    "meaning": FINDING_KINDS[kind].meaning,
+                    "repair": FINDING_KINDS[kind].repair,
                 }
                 for kind, count in self.counts.items()
             },
-            "findings": [symptom.to_dict(self.policy[symptom.kind]) for symptom in self.symptoms],
-            "anchors": None if self.anchors is None else self.anchors.to_dict(),
+            "findings": [finding.to_dict(self.policy[finding.kind]) for finding in self.findings],
+            "anchors": None if self.anchors is None else {"model": self.model, **self.anchors.to_dict()},
         }
 
 
@@ -146,12 +148,12 @@ def examine(
     deep: bool = False,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
-) -> Diagnosis:
+) -> Examination:
     """Examine a data set and its pictures. Nothing is changed.
 
     Args:
         dataset: as read; read_dataset(…, check_pictures=False) saves reading every header twice.
-        policy: the level of each kind of finding; the defaults of ILLNESSES when left out.
+        policy: the level of each kind of finding; the defaults of FINDING_KINDS when left out.
         model: also tell how the objects fit this model's default boxes.
         deep: decode every picture, which finds damaged pixels and near-duplicates.
         workers: threads that read pictures.
@@ -164,15 +166,18 @@ def examine(
         raise OptionError(f"workers must be at least 1, got {workers}")
     scan = scan_pictures(dataset, deep=deep, workers=workers, progress=progress)
     sizes_hw = known_sizes_hw(dataset, scan)
-    symptoms = [
+    findings = [
         *_of_reader(dataset),
-        *file_symptoms(dataset, scan),
-        *duplicates(dataset, scan),
-        *box_symptoms(dataset, sizes_hw),
-        *class_symptoms(dataset),
+        *check_files(dataset, scan),
+        *check_duplicates(dataset, scan),
+        *check_boxes(dataset, sizes_hw),
+        *check_classes(dataset),
     ]
-    anchors = None if model is None else fit_anchors(dataset, sizes_hw, model)
-    return Diagnosis(dataset, policy or Policy(), symptoms, scan, deep, anchors)
+    if model is None:
+        return Examination(dataset, policy or Policy(), findings, scan, deep)
+    maps, size_hw = model.feature_sizes_hw, model.preprocess.size_hw
+    anchors = propose_anchors(dataset, sizes_hw, model.anchors, feature_sizes_hw=maps, size_hw=size_hw)
+    return Examination(dataset, policy or Policy(), findings, scan, deep, anchors, model.name)
 
 
 def known_sizes_hw(dataset: Dataset, scan: Scan) -> NDArray[np.int32]:
@@ -186,7 +191,7 @@ def known_sizes_hw(dataset: Dataset, scan: Scan) -> NDArray[np.int32]:
     return sizes_hw
 
 
-def _of_reader(dataset: Dataset) -> Iterator[Symptom]:
+def _of_reader(dataset: Dataset) -> Iterator[CheckFinding]:
     """What the reader found, without what the doctor finds itself, and in full."""
     findings = dataset.findings
     for kind, count in findings.counts.items():
@@ -194,6 +199,6 @@ def _of_reader(dataset: Dataset) -> Iterator[Symptom]:
         if kind in OWN_KINDS or not kept:
             continue
         for finding in kept[:-1]:
-            yield Symptom(kind, finding.path, finding.where, finding.message)
+            yield CheckFinding(kind, finding.path, finding.where, finding.message)
         last = kept[-1]
-        yield Symptom(kind, last.path, last.where, last.message, count=count - len(kept) + 1)
+        yield CheckFinding(kind, last.path, last.where, last.message, count=count - len(kept) + 1)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from multibox.data.findings import KINDS
 from multibox.errors import OptionError, did_you_mean
 
-__all__ = ["ILLNESSES", "Illness", "Level", "Policy", "Symptom"]
+__all__ = ["FINDING_KINDS", "CheckFinding", "FindingKind", "Level", "Policy"]
 
 Level = Literal["error", "warn", "fix", "ignore"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -17,8 +17,8 @@ _OF_SEVERITY: dict[str, Level] = {"error": "error", "warning": "warn", "info": "
 
 
 @dataclass(frozen=True, slots=True)
-class Illness:
-    """A kind of finding: its level by default, what it means, what a cleaned copy does about it (None: nothing)."""
+class FindingKind:
+    """A kind of finding: its level by default, what it means, what a repaired copy does about it (None: nothing)."""
 
     level: Level
     meaning: str
@@ -31,47 +31,49 @@ _DROP_PICTURE = "the picture is left out"
 _DROP_BOX = "the box is left out"
 _FILE_SIZE = "the size of the file is declared"
 
-_OWN: dict[str, Illness] = {
-    "picture_missing": Illness("error", "there is no picture file", _DROP_PICTURE),
-    "picture_unreadable": Illness("error", "the picture file cannot be read", _DROP_PICTURE),
-    "picture_truncated": Illness("error", "the header is right, but the pixels cannot be decoded", _DROP_PICTURE, True),
-    "size_differs": Illness("error", "the declared size is not the picture's; boxes may be misplaced", _FILE_SIZE),
-    "size_turned": Illness(
+_OWN: dict[str, FindingKind] = {
+    "picture_missing": FindingKind("error", "there is no picture file", _DROP_PICTURE),
+    "picture_unreadable": FindingKind("error", "the picture file cannot be read", _DROP_PICTURE),
+    "picture_truncated": FindingKind(
+        "error", "the header is right, but the pixels cannot be decoded", _DROP_PICTURE, True
+    ),
+    "size_differs": FindingKind("error", "the declared size is not the picture's; boxes may be misplaced", _FILE_SIZE),
+    "size_turned": FindingKind(
         "error",
         "the declared sides are those of the upright picture, swapped; boxes may lie in that frame",
         "boxes in the frame before turning are turned with the picture, and the upright size is declared",
     ),
-    "exif_rotated": Illness(
+    "exif_rotated": FindingKind(
         "warn", "shown turned by its EXIF orientation; boxes drawn by tools that ignore it are misplaced"
     ),
-    "duplicate_across": Illness(
+    "duplicate_across": FindingKind(
         "error",
         "the same file in several splits: what is measured was trained on",
         "it stays in test, else in validation, and leaves train",
     ),
-    "duplicate_within": Illness("warn", "the same file several times in one split", "the first is kept"),
-    "near_duplicate_across": Illness(
+    "duplicate_within": FindingKind("warn", "the same file several times in one split", "the first is kept"),
+    "near_duplicate_across": FindingKind(
         "fix",
         "nearly the same picture in several splits: what is measured was trained on",
         "it stays in test, else in validation, and leaves train",
         True,
     ),
-    "near_duplicate_within": Illness(
+    "near_duplicate_within": FindingKind(
         "warn", "nearly the same picture several times in one split", "the first is kept", True
     ),
-    "degenerate_box": Illness("error", "a box has no area or swapped corners", _DROP_BOX),
-    "boxes_far_outside": Illness("error", "less than a quarter of a box lies in its picture", _DROP_BOX),
-    "boxes_outside": Illness("fix", "a box reaches outside its picture", "the box is cut at the picture's edge"),
-    "boxes_duplicated": Illness("fix", "two boxes of one class cover the same place", "the first is kept"),
-    "boxes_two_classes": Illness("warn", "two boxes of different classes cover the same place"),
-    "boxes_tiny": Illness("warn", "a box has a side of less than 3 pixels", _DROP_BOX),
-    "boxes_extreme_ratio": Illness("warn", "a box is more than 20 times as long as it is wide", _DROP_BOX),
-    "empty": Illness("warn", "a picture without objects", _DROP_PICTURE),
-    "class_unused": Illness("warn", "a class of the class list has no box"),
-    "class_not_in_train": Illness("error", "a class to be found in validation or test has no box in train"),
-    "class_not_in_validation": Illness("warn", "a class of train has no box in validation: it cannot be measured"),
-    "class_names_alike": Illness("warn", "class names differ only in case, spaces or punctuation"),
-    "imbalance": Illness("warn", "some classes have less than a fiftieth of the boxes of the most frequent one"),
+    "degenerate_box": FindingKind("error", "a box has no area or swapped corners", _DROP_BOX),
+    "boxes_far_outside": FindingKind("error", "less than a quarter of a box lies in its picture", _DROP_BOX),
+    "boxes_outside": FindingKind("fix", "a box reaches outside its picture", "the box is cut at the picture's edge"),
+    "boxes_duplicated": FindingKind("fix", "two boxes of one class cover the same place", "the first is kept"),
+    "boxes_two_classes": FindingKind("warn", "two boxes of different classes cover the same place"),
+    "boxes_tiny": FindingKind("warn", "a box has a side of less than 3 pixels", _DROP_BOX),
+    "boxes_extreme_ratio": FindingKind("warn", "a box is more than 20 times as long as it is wide", _DROP_BOX),
+    "empty": FindingKind("warn", "a picture without objects", _DROP_PICTURE),
+    "class_unused": FindingKind("warn", "a class of the class list has no box"),
+    "class_not_in_train": FindingKind("error", "a class to be found in validation or test has no box in train"),
+    "class_not_in_validation": FindingKind("warn", "a class of train has no box in validation: it cannot be measured"),
+    "class_names_alike": FindingKind("warn", "class names differ only in case, spaces or punctuation"),
+    "imbalance": FindingKind("warn", "some classes have less than a fiftieth of the boxes of the most frequent one"),
 }
 
 # Of the readers' findings, those whose level is not that of their severity.
@@ -97,14 +99,14 @@ _REPAIRS: dict[str, str] = {
 }
 
 
-def _of_readers() -> dict[str, Illness]:
+def _of_readers() -> dict[str, FindingKind]:
     return {
-        kind: Illness(_LEVELS.get(kind, _OF_SEVERITY[severity]), meaning, _REPAIRS.get(kind))
+        kind: FindingKind(_LEVELS.get(kind, _OF_SEVERITY[severity]), meaning, _REPAIRS.get(kind))
         for kind, (severity, meaning) in KINDS.items()
     }
 
 
-ILLNESSES: dict[str, Illness] = {**_of_readers(), **_OWN}
+FINDING_KINDS: dict[str, FindingKind] = {**_of_readers(), **_OWN}
 """Every kind of finding, the readers' and the doctor's own."""
 
 OWN_KINDS = frozenset(_OWN)
@@ -113,15 +115,15 @@ OWN_KINDS = frozenset(_OWN)
 class Policy:
     """The level of every kind of finding.
 
-    `error` findings make the exit status 1, and a cleaned copy repairs them where there is a way. `fix` findings are
-    warnings that a cleaned copy repairs, `warn` findings warnings that it leaves alone. Those at `ignore` are counted.
+    `error` findings make the exit status 1, and a repaired copy repairs them where there is a way. `fix` findings are
+    warnings that a repaired copy repairs, `warn` findings warnings that it leaves alone. Those at `ignore` are counted.
 
     >>> Policy.parse("boxes_outside=error,empty=ignore")["empty"]
     'ignore'
     """
 
     def __init__(self, levels: Mapping[str, str] | None = None) -> None:
-        self._levels: dict[str, Level] = {kind: illness.level for kind, illness in ILLNESSES.items()}
+        self._levels: dict[str, Level] = {kind: entry.level for kind, entry in FINDING_KINDS.items()}
         for kind, level in (levels or {}).items():
             self._levels[_known_kind(kind)] = _known_level(kind, level)
 
@@ -144,13 +146,13 @@ class Policy:
         return self._levels[kind]
 
     def repairs(self, kind: str) -> bool:
-        """Whether a cleaned copy repairs this kind."""
-        return self[kind] in {"error", "fix"} and ILLNESSES[kind].repair is not None
+        """Whether a repaired copy repairs this kind."""
+        return self[kind] in {"error", "fix"} and FINDING_KINDS[kind].repair is not None
 
 
 def _known_kind(kind: str) -> str:
-    if kind not in ILLNESSES:
-        raise OptionError(f"policy: unknown kind of finding {kind!r}; {did_you_mean(kind, ILLNESSES)}")
+    if kind not in FINDING_KINDS:
+        raise OptionError(f"policy: unknown kind of finding {kind!r}; {did_you_mean(kind, FINDING_KINDS)}")
     return kind
 
 
@@ -158,17 +160,17 @@ def _known_level(kind: str, text: str) -> Level:
     level = next((level for level in LEVELS if level == text), None)
     if level is None:
         raise OptionError(f"policy: {kind} must be {', '.join(LEVELS)}, got {text!r}")
-    if level == "fix" and ILLNESSES[kind].repair is None:
+    if level == "fix" and FINDING_KINDS[kind].repair is None:
         raise OptionError(f"policy: {kind} cannot be repaired without a person; choose error, warn or ignore")
     return level
 
 
 @dataclass(frozen=True, slots=True)
-class Symptom:
+class CheckFinding:
     """One finding.
 
     Args:
-        kind: a key of ILLNESSES.
+        kind: a key of FINDING_KINDS.
         path: the picture or annotation file; "" for what concerns the whole data set.
         where: the place in it, such as "box 3".
         message: one sentence of facts.

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.data.records import SPLIT_ALIASES, Dataset
-from multibox.doctor.kinds import Symptom
+from multibox.doctor.kinds import CheckFinding
 from multibox.doctor.scan import Scan
 
-__all__ = ["SIDES_SWAP", "duplicates", "file_symptoms", "in_stored_frame", "near_pairs", "split_of", "split_role"]
+__all__ = ["SIDES_SWAP", "check_duplicates", "check_files", "in_stored_frame", "near_pairs", "split_of", "split_role"]
 
 MARGIN = 2
 """Grey levels by which a pixel must outshine its neighbour: noise of compression in even areas is no difference."""
@@ -45,20 +45,20 @@ def split_of(dataset: Dataset, index: int) -> str | None:
     return None if code < 0 else split_role(dataset.columns.split_names[code])
 
 
-def file_symptoms(dataset: Dataset, scan: Scan) -> Iterator[Symptom]:
+def check_files(dataset: Dataset, scan: Scan) -> Iterator[CheckFinding]:
     """What is wrong with single files."""
     for index, (kind, message) in sorted(scan.failures.items()):
-        yield Symptom(kind, dataset.paths[index], "", message, (index,))
+        yield CheckFinding(kind, dataset.paths[index], "", message, (index,))
     for index in np.flatnonzero(scan.sizes_hw[:, 0] > 0).tolist():
         actual = (int(scan.sizes_hw[index, 0]), int(scan.sizes_hw[index, 1]))
         declared, orientation = dataset.declared_size_hw(index), int(scan.orientations[index])
         if declared is not None and declared != actual:
             kind = "size_turned" if declared == actual[::-1] else "size_differs"
             stated = f"declared {declared[1]} × {declared[0]}, upright it is {actual[1]} × {actual[0]} pixels"
-            yield Symptom(kind, dataset.paths[index], "", stated, (index,))
+            yield CheckFinding(kind, dataset.paths[index], "", stated, (index,))
         if orientation != 1:
             message = f"EXIF orientation {orientation}; check that its boxes fit the upright picture"
-            yield Symptom("exif_rotated", dataset.paths[index], "", message, (index,))
+            yield CheckFinding("exif_rotated", dataset.paths[index], "", message, (index,))
 
 
 def in_stored_frame(dataset: Dataset, scan: Scan, picture: int) -> bool:
@@ -75,7 +75,7 @@ def in_stored_frame(dataset: Dataset, scan: Scan, picture: int) -> bool:
     return bool((far <= actual).all() or (far > actual[::-1]).any())
 
 
-def duplicates(dataset: Dataset, scan: Scan) -> Iterator[Symptom]:
+def check_duplicates(dataset: Dataset, scan: Scan) -> Iterator[CheckFinding]:
     """Groups of equal files, and of pictures that look the same (needs thumbnails)."""
     by_digest: dict[tuple[int, bytes], list[int]] = {}
     for index, digest in scan.digests.items():
@@ -83,23 +83,23 @@ def duplicates(dataset: Dataset, scan: Scan) -> Iterator[Symptom]:
     groups = [sorted(group) for group in by_digest.values() if len(group) > 1]
     first_of = {index: group[0] for group in groups for index in group}
     for group in sorted(groups):
-        yield _group_symptom(dataset, group, "duplicate", "the same bytes")
+        yield _group_finding(dataset, group, "duplicate", "the same bytes")
     if scan.thumbnails is not None:
         chosen = np.flatnonzero(scan.thumbnails.std(axis=(1, 2)) >= SMALLEST_CONTRAST)
         pairs = near_pairs(scan.thumbnails[chosen])
         linked = [(int(chosen[a]), int(chosen[b])) for a, b in pairs.tolist()]
         for group in _groups(linked, first_of.get):
-            yield _group_symptom(dataset, group, "near_duplicate", "nearly the same to look at")
+            yield _group_finding(dataset, group, "near_duplicate", "nearly the same to look at")
 
 
-def _group_symptom(dataset: Dataset, group: list[int], stem: str, how: str) -> Symptom:
+def _group_finding(dataset: Dataset, group: list[int], stem: str, how: str) -> CheckFinding:
     splits = {split_of(dataset, index) for index in group} - {None}
     kind = f"{stem}_across" if len(splits) > 1 else f"{stem}_within"
     named = [f"{dataset.paths[i]} ({split_of(dataset, i) or 'no split'})" for i in group[1:5]]
     others = ", ".join(named) + (f" and {len(group) - 5} more" if len(group) > 5 else "")
     boxes = {dataset[i].boxes_xyxy.tobytes() + dataset[i].labels.tobytes() for i in group}
     note = "" if len(boxes) == 1 or stem != "duplicate" else "; their boxes differ"
-    return Symptom(
+    return CheckFinding(
         kind, dataset.paths[group[0]], split_of(dataset, group[0]) or "", f"{how}: {others}{note}", tuple(group)
     )
 

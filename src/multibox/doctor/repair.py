@@ -1,4 +1,4 @@
-"""A cleaned copy of a data set. The original is only read; every change is a line."""
+"""A repaired copy of a data set. The original is only read; every change is a line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from multibox.data.picture_files import CopyMode
 from multibox.data.records import Dataset
 from multibox.data.write_report import WriteReport
 from multibox.doctor.box_checks import owners_of
-from multibox.doctor.examination import Diagnosis
-from multibox.doctor.kinds import ILLNESSES, Symptom
+from multibox.doctor.examination import Examination
+from multibox.doctor.kinds import FINDING_KINDS, CheckFinding
 from multibox.doctor.picture_checks import in_stored_frame, split_of
 
-__all__ = ["Cure", "cure", "write_cured"]
+__all__ = ["Repair", "repair_dataset", "write_repaired"]
 
 _KEEP_ORDER = ("test", "val")
 _DROPS_PICTURE = frozenset({"picture_missing", "picture_unreadable", "picture_truncated", "empty"})
@@ -31,29 +31,34 @@ _DUPLICATES = frozenset({"duplicate_across", "duplicate_within", "near_duplicate
 
 
 @dataclass(frozen=True)
-class Cure:
+class Repair:
     """A repaired data set, still without files, and a line for each thing changed or left out."""
 
     dataset: Dataset
     lines: tuple[str, ...]
 
 
-def cure(diagnosis: Diagnosis) -> Cure:
+def repair_dataset(examination: Examination) -> Repair:
     """Repair what the policy says is to be repaired: kinds at `error` or `fix` that have a repair."""
-    surgeon = _Surgeon(diagnosis)
-    for symptom in diagnosis.symptoms:
-        if diagnosis.policy.repairs(symptom.kind):
-            surgeon.treat(symptom)
-    return Cure(surgeon.finish(), tuple(surgeon.lines))
+    repairer = _Repairer(examination)
+    for finding in examination.findings:
+        if examination.policy.repairs(finding.kind):
+            repairer.apply(finding)
+    return Repair(repairer.finish(), tuple(repairer.lines))
 
 
-def write_cured(
-    cured: Cure, source: str | os.PathLike[str], target: str | os.PathLike[str], *, format: str, copy: CopyMode = "true"
+def write_repaired(
+    repaired: Repair,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    format: str,
+    copy: CopyMode = "true",
 ) -> tuple[WriteReport, Path]:
     """Write a repaired data set; returns the writer's report and what to read back.
 
     Args:
-        cured: what to write.
+        repaired: what to write.
         source: what was examined, which must stay as it is.
         target: a folder that is empty or not there.
         format: a key of FORMATS; tables become annotations.csv or annotations.parquet in the folder.
@@ -70,12 +75,12 @@ def write_cured(
         raise DataError(folder, "is not empty", "choose another folder")
     suffix = FORMATS[format].suffix
     place = folder if suffix is None else folder / f"annotations{suffix}"
-    return write_dataset(cured.dataset, place, format=format, copy=copy), place
+    return write_dataset(repaired.dataset, place, format=format, copy=copy), place
 
 
-class _Surgeon:
-    def __init__(self, diagnosis: Diagnosis) -> None:
-        self._diagnosis, self._dataset = diagnosis, diagnosis.dataset
+class _Repairer:
+    def __init__(self, examination: Examination) -> None:
+        self._diagnosis, self._dataset = examination, examination.dataset
         columns = self._dataset.columns
         self._pictures = np.ones(len(self._dataset), np.bool_)
         self._kept = np.ones(len(columns.labels), np.bool_)
@@ -84,24 +89,24 @@ class _Surgeon:
         self.lines: list[str] = []
         self._unparsable_seen = False
 
-    def treat(self, symptom: Symptom) -> None:
+    def apply(self, finding: CheckFinding) -> None:
         """Repair one finding and say so."""
-        kind = symptom.kind
+        kind = finding.kind
         if kind in _DROPS_PICTURE:
-            self._drop_picture(symptom.pictures[0], f"{kind}: {symptom.message}")
+            self._drop_picture(finding.pictures[0], f"{kind}: {finding.message}")
         elif kind in _DUPLICATES:
-            self._separate(symptom)
+            self._separate(finding)
         elif kind in _DROPS_BOX:
-            self._drop_box(symptom)
+            self._drop_box(finding)
         elif kind == "boxes_outside":
-            self._clip(symptom)
+            self._clip(finding)
         elif kind in {"size_differs", "size_turned"}:
-            self._resize(symptom)
+            self._resize(finding)
         elif kind == "unparsable_annotation":
             self._drop_unparsable()
         else:
-            more = f" (and {symptom.count - 1} more of this kind)" if symptom.count > 1 else ""
-            self.lines.append(f"{kind}: {symptom}{more}; {ILLNESSES[kind].repair}")
+            more = f" (and {finding.count - 1} more of this kind)" if finding.count > 1 else ""
+            self.lines.append(f"{kind}: {finding}{more}; {FINDING_KINDS[kind].repair}")
 
     def _drop_picture(self, picture: int, why: str) -> None:
         if self._pictures[picture]:
@@ -109,12 +114,12 @@ class _Surgeon:
             boxes = int(np.diff(self._dataset.columns.offsets[picture : picture + 2])[0])
             self.lines.append(f"{self._dataset.paths[picture]}: left out with its {boxes} boxes ({why})")
 
-    def _separate(self, symptom: Symptom) -> None:
+    def _separate(self, finding: CheckFinding) -> None:
         """Leave a group of duplicates in one split, or as one picture."""
-        group = [i for i in symptom.pictures if self._pictures[i]]
-        if symptom.kind.endswith("_within"):
+        group = [i for i in finding.pictures if self._pictures[i]]
+        if finding.kind.endswith("_within"):
             for picture in group[1:]:
-                self._drop_picture(picture, f"{symptom.kind}: as {self._dataset.paths[group[0]]}")
+                self._drop_picture(picture, f"{finding.kind}: as {self._dataset.paths[group[0]]}")
             return
         splits = {split_of(self._dataset, i) for i in group} - {None}
         ranked = [name for name in _KEEP_ORDER if name in splits] + sorted(
@@ -123,43 +128,43 @@ class _Surgeon:
         for picture in group if ranked else ():
             if split_of(self._dataset, picture) not in {ranked[0], None}:
                 left = next(self._dataset.paths[i] for i in group if split_of(self._dataset, i) == ranked[0])
-                self._drop_picture(picture, f"{symptom.kind}: as {left} of {ranked[0]}")
+                self._drop_picture(picture, f"{finding.kind}: as {left} of {ranked[0]}")
 
-    def _position(self, symptom: Symptom) -> int:
-        return int(self._dataset.columns.offsets[symptom.pictures[0]]) + symptom.boxes[0]
+    def _position(self, finding: CheckFinding) -> int:
+        return int(self._dataset.columns.offsets[finding.pictures[0]]) + finding.boxes[0]
 
-    def _drop_box(self, symptom: Symptom) -> None:
-        position = self._position(symptom)
+    def _drop_box(self, finding: CheckFinding) -> None:
+        position = self._position(finding)
         if self._kept[position]:
             self._kept[position] = False
-            self.lines.append(f"{symptom.path}, {symptom.where}: left out ({symptom.kind}: {symptom.message})")
+            self.lines.append(f"{finding.path}, {finding.where}: left out ({finding.kind}: {finding.message})")
 
-    def _clip(self, symptom: Symptom) -> None:
-        picture, position = symptom.pictures[0], self._position(symptom)
+    def _clip(self, finding: CheckFinding) -> None:
+        picture, position = finding.pictures[0], self._position(finding)
         height, width = self._size_hw(picture)
         box = np.clip(self._boxes[position], 0, (width, height, width, height))
         self._boxes[position] = box
         sides = box[2:].astype(np.float64) - box[:2]
         self._area[position] = np.minimum(self._area[position], sides.prod())  # NaN, for none given, stays
         shown = ", ".join(f"{value:.6g}" for value in box.tolist())
-        self.lines.append(f"{symptom.path}, {symptom.where}: cut to ({shown})")
+        self.lines.append(f"{finding.path}, {finding.where}: cut to ({shown})")
 
     def _size_hw(self, picture: int) -> tuple[int, int]:
         sizes = self._diagnosis.scan.sizes_hw[picture]
         sizes = self._dataset.columns.sizes_hw[picture] if sizes[0] < 0 else sizes
         return int(sizes[0]), int(sizes[1])
 
-    def _resize(self, symptom: Symptom) -> None:
-        picture = symptom.pictures[0]
+    def _resize(self, finding: CheckFinding) -> None:
+        picture = finding.pictures[0]
         height, width = self._size_hw(picture)
         self._sizes[picture] = height, width
-        self.lines.append(f"{symptom.path}: declared as {width} × {height} pixels ({symptom.message})")
+        self.lines.append(f"{finding.path}: declared as {width} × {height} pixels ({finding.message})")
         orientation = int(self._diagnosis.scan.orientations[picture])
         if in_stored_frame(self._dataset, self._diagnosis.scan, picture):
             part = slice(*(int(end) for end in self._dataset.columns.offsets[picture : picture + 2]))
             self._boxes[part] = _turned(self._boxes[part], orientation, (height, width))
             count = part.stop - part.start
-            self.lines.append(f"{symptom.path}: {count} boxes turned with the picture (EXIF orientation {orientation})")
+            self.lines.append(f"{finding.path}: {count} boxes turned with the picture (EXIF orientation {orientation})")
 
     def _drop_unparsable(self) -> None:
         """Findings name only some of the annotation files that cannot be read, so each is tried again."""

@@ -257,7 +257,7 @@ def _start(config: TrainConfig, learnt: Dataset, say: Say) -> Start:
 
 
 def _anchors(choice: str, learnt: Dataset, detector: Detector, say: Say) -> AnchorSpec:
-    from multibox.doctor.anchor_search import load_anchor_spec, propose_anchors
+    from multibox.doctor.anchors import load_anchor_spec, propose_anchors
 
     if choice != "fit":
         return load_anchor_spec(Path(choice))
