@@ -24,7 +24,7 @@ from multibox.cli import main
 from multibox.data import Dataset, ImageRecord, write_dataset
 from multibox.spec.card import read_safetensors_card
 from multibox.spec.classes import ClassMap
-from multibox.training.config import from_toml, leaves
+from multibox.training.config import all_options, from_toml
 from multibox.weights import load_detector
 
 CLASSES = ClassMap(("red box", "green box"), (4, 9))
@@ -247,7 +247,7 @@ def test_help_lists_every_option_by_section(run: Run) -> None:
     said = run("train", "--help")
     assert said.code == 0
     assert said.out.startswith("Usage: multibox train")
-    for name in leaves():
+    for name in all_options():
         if name != "data":
             assert f"--{name.replace('_', '-')}" in said.out, name
     sections = ["Data:", "Model:", "Augmentation:", "Loss:", "Optimiser:", "Run:"]

@@ -117,20 +117,29 @@ def test_localization_weight_scales_its_part_alone():
     torch.testing.assert_close(twice.total, twice.classification + twice.localization)
 
 
-def test_two_stages_are_two_losses_added_up():
-    targets, anchors_cxcywh = BATCHES["mixed"], anchors(60)
-    first, second = random_stage(3, 60, CLASSES + 1, seed=1), random_stage(3, 60, CLASSES + 1, seed=2)
-    options = (
-        MatchOptions(positive_threshold=0.4, negative_threshold=0.4),
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_cascade_is_one_loss_for_each_stage_added_up(activation, gate):
+    """Each stage has its own rule and anchors; the first may tell objects of any class from background."""
+    targets, anchors_cxcywh, background = BATCHES["mixed"], anchors(60), activation == "softmax"
+    options = [
+        MatchOptions(positive_threshold=0.4, negative_threshold=0.3),
+        MatchOptions("per_object", 0.5, 0.5),
         MatchOptions(positive_threshold=0.6),
-    )
-    losses = multibox_loss((first, second), anchors_cxcywh, targets, matching=options)
-    refined = decode(first.offsets.detach(), anchors_cxcywh)
-    parts = [
-        loss_loop(first, anchors_cxcywh.expand(3, 60, 4), targets, options=options[0]),
-        loss_loop(second, refined, targets, options=options[1]),
     ]
-    assert [v.item() for v in losses] == pytest.approx([a + b for a, b in zip(*parts, strict=True)], rel=1e-5)
+    raw = tuple(
+        random_stage(3, 60, (1 if gate and number == 0 else CLASSES) + background, seed=number) for number in range(3)
+    )
+    losses = multibox_loss(raw, anchors_cxcywh, targets, activation=activation, matching=options)
+    expected, own_anchors = [0.0, 0.0, 0], anchors_cxcywh.expand(3, 60, 4)
+    for number, (stage, rule) in enumerate(zip(raw, options, strict=True)):
+        objects = [Target(t.truth_unit_xyxy, t.labels * (0 if gate and number == 0 else 1), t.ignore) for t in targets]
+        part = loss_loop(stage, own_anchors, objects, activation=activation, options=rule)
+        expected = [a + b for a, b in zip(expected, part, strict=True)]
+        own_anchors = decode(stage.offsets.detach(), own_anchors)
+    assert [v.item() for v in losses] == pytest.approx(expected, rel=1e-5)
+    losses.total.backward()
+    assert all(stage.logits.grad.abs().sum() > 0 and stage.offsets.grad.abs().sum() > 0 for stage in raw)
 
 
 def test_a_later_stage_does_not_move_its_anchors():
@@ -262,9 +271,9 @@ def test_a_label_without_an_output_is_named():
         ((random_stage(2, 60, 5),), [ONE], r"offsets of stage 0: expected \[1, 60, 4\].*got \[2, 60, 4\]"),
         ((random_stage(1, 59, 5),), [ONE], r"offsets of stage 0: expected \[1, 60, 4\].*got \[1, 59, 4\]"),
         (
-            (random_stage(1, 60, 5), random_stage(1, 60, 2)),
+            (random_stage(1, 60, 3), random_stage(1, 60, 5)),
             [ONE],
-            r"logits of stage 1: expected \[1, 60, 5\]",
+            "logits of stage 0: expected 5 scores as the last stage has, or 2 for objects of any class, got 3",
         ),
         ((random_stage(1, 60, 5),), [ONE.to("meta")], "picture 0 is on meta"),
     ],

@@ -16,7 +16,8 @@ from PIL import Image
 from multibox.errors import ContractError, OptionError
 from multibox.spec.preprocess import Preprocess
 from multibox.training import augmentation as transforms
-from multibox.training.augmentation import AugmentOptions, Sample, augment, check_sample, clipped, mosaic, resized
+from multibox.training.augmentation import Sample, augment, check_sample, clipped, mosaic, resized
+from multibox.training.options import AugmentOptions
 from multibox.training.photometric import distort
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
@@ -431,18 +432,18 @@ def test_contrast_comes_before_or_after_the_rest() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"flip": 1.5}, "flip must be within 0 … 1"),
+        ({"flip": 1.5}, r"flip must be from 0 to 1 \(a probability; 0 turns it off\), got 1\.5"),
         ({"flip_vertical": -0.1}, "turns it off"),
-        ({"photometric": "yes"}, "photometric must be within"),
-        ({"crop": True}, "got True"),
+        ({"photometric": "yes"}, "photometric='yes': expected a number"),
+        ({"crop": True}, "crop=True: expected a number"),
         ({"brightness": 300.0}, "grey levels"),
         ({"contrast": 1.5}, "factor of"),
         ({"hue": float("nan")}, "degrees"),
         ({"zoom_out_max": 0.5}, "ratio of sides"),
         ({"crop_min_scale": 0.0}, "crop=0 turns crops off"),
-        ({"crop_trials": 0}, "within 1 … 1000"),
-        ({"crop_trials": 2.5}, "an integer"),
-        ({"crop_overlaps": 0.5}, "a list"),
+        ({"crop_trials": 0}, "from 1 to 1000"),
+        ({"crop_trials": 2.5}, "expected a whole number"),
+        ({"crop_overlaps": "half"}, "expected numbers with commas"),
         ({"crop_overlaps": (0.5, 50)}, "got 50"),
         ({"interpolation": 2}, "interpolation must be"),
     ],

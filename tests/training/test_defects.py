@@ -21,7 +21,7 @@ from short_runs import CLASSES, config, run_folder, training_pictures, write_pic
 
 from multibox.models import create_model
 from multibox.models.layers import L2Norm
-from multibox.training.augmentation import AugmentOptions
+from multibox.training.options import AugmentOptions
 from multibox.training.run import train
 
 SOURCE = Path(__file__).parents[2] / "src" / "multibox"

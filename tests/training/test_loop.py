@@ -25,12 +25,12 @@ from multibox.core.structures import Target
 from multibox.data import DataError, read_dataset
 from multibox.errors import MissingDependencyError, OptionError
 from multibox.training import console
-from multibox.training.augmentation import AugmentOptions
 from multibox.training.config import TrainConfig
 from multibox.training.console import COLUMNS, ConsoleLines, LiveDisplay, make_console
 from multibox.training.evaluate import evaluate
 from multibox.training.loader import Batch, EpochBatches, TrainingPictures, collate
 from multibox.training.optim import learning_rate
+from multibox.training.options import AugmentOptions
 from multibox.training.progress import Callback, StepRecord
 from multibox.training.run import prepared, train
 from multibox.training.transfer import start_from
@@ -62,7 +62,7 @@ def plain_loop(options: TrainConfig) -> dict[str, torch.Tensor]:
                 batch.targets,
                 activation=spec.postprocess.activation,
                 negative_ratio=options.loss.negative_ratio,
-                matching=MatchOptions("bipartite", options.loss.match_iou, options.loss.match_iou),
+                matching=MatchOptions("bipartite", *options.loss.match_iou * 2),
                 variances=spec.variances,
                 localization_weight=options.loss.box_weight,
                 box_loss=options.loss.box_loss,
@@ -412,6 +412,7 @@ def test_which_pictures_are_learnt_from(pictures: Path, tmp_path: Path, capsys: 
         ({"model": "tinysd"}, OptionError, "did you mean 'tinyssd256'"),
         ({"anchors": "absent.json"}, Exception, "absent.json"),
         ({"freeze": 99}, OptionError, "freeze=99: the backbone has"),
+        ({"match_iou": "0.4,0.5"}, OptionError, r"match_iou has 2 numbers for a model of 1 stage\(s\)"),
         ({"device": "cudda"}, OptionError, "device 'cudda' cannot be used"),
     ],
 )

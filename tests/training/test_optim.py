@@ -16,7 +16,6 @@ from torch import nn
 from multibox.errors import OptionError
 from multibox.models import create_model
 from multibox.models.layers import L2Norm
-from multibox.training.config import OptimOptions
 from multibox.training.optim import (
     averaged_weights,
     backbone_stages,
@@ -26,6 +25,7 @@ from multibox.training.optim import (
     make_optimizer,
     set_training,
 )
+from multibox.training.options import OptimOptions
 
 
 def rates(options: OptimOptions, steps_per_epoch: int) -> list[float]:
@@ -40,8 +40,8 @@ def rates(options: OptimOptions, steps_per_epoch: int) -> list[float]:
                 rate = options.lr0
             elif options.schedule == "steps":
                 rate = options.lr0
-                for part in options.steps.split(","):
-                    if step >= float(part) * total:
+                for part in options.steps:
+                    if step >= part * total:
                         rate /= 10
             else:
                 angle = math.pi * (step - warm) / (total - warm)

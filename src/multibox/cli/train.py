@@ -11,7 +11,8 @@ import click
 from multibox.cli.options import KeyValueCommand
 from multibox.cli.outputs import discard_empty_folder, new_run_folder
 from multibox.errors import MissingDependencyError, OptionError
-from multibox.training.config import Leaf, TrainConfig, leaves, merge
+from multibox.training.config import TrainConfig, all_options, merge
+from multibox.training.option_types import Option
 from multibox.training.recipes import recipe_for
 
 __all__ = ["command"]
@@ -20,11 +21,12 @@ EXIT_STOPPED = 130
 SECTIONS = {"data": "Data", "model": "Model", "augment": "Augmentation", "loss": "Loss", "optim": "Optimiser"}
 
 
-def _option(leaf: Leaf) -> click.Option:
-    flag = leaf.name.replace("_", "-")
-    default = "" if leaf.default in ("", None) else f"  [{leaf.default}]"
-    text = leaf.help.split(". ")[0].rstrip(".") + "." + default
-    if leaf.type is bool:
+def _option(option: Option) -> click.Option:
+    flag = option.name.replace("_", "-")
+    shown = ",".join(map(str, option.default)) if option.kind is tuple else option.default
+    default = "" if shown in ("", None) else f"  [{shown}]"
+    text = option.help.split(". ")[0].rstrip(".") + "." + default
+    if option.kind is bool:
         return click.Option([f"--{flag}/--no-{flag}"], default=None, help=text)
     return click.Option([f"--{flag}"], metavar="VALUE", default=None, help=text)
 
@@ -33,12 +35,12 @@ class _TrainCommand(KeyValueCommand):
     """Its options are those of the configuration, listed by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        known = leaves()
+        known = all_options()
         by_section: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                section = known[parameter.name].section if parameter.name in known else "run"
+                section = known[parameter.name][0] if parameter.name in known else "run"
                 by_section.setdefault(section, []).append(record)
         for section, rows in by_section.items():
             with formatter.section(SECTIONS.get(section, "Run")):
@@ -119,7 +121,7 @@ def _command() -> click.Command:
         click.Option(
             ["--find"], metavar="batch|lr", help="Only measure which batch size fits, or which learning rate works."
         ),
-        *(_option(leaf) for leaf in leaves().values() if leaf.name != "data"),
+        *(_option(option) for name, (_, option) in all_options().items() if name != "data"),
     ]
     return _TrainCommand(
         "train",

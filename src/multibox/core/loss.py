@@ -79,7 +79,7 @@ def multibox_loss(
     activation: Activation = "softmax",
     negative_ratio: float = NEGATIVE_RATIO,
     min_negatives: int = DEFAULT_MIN_NEGATIVES,
-    matching: MatchOptions | tuple[MatchOptions, ...] = DEFAULT_MATCHING,
+    matching: MatchOptions | Sequence[MatchOptions] = DEFAULT_MATCHING,
     variances: Variances = DEFAULT_VARIANCES,
     localization_weight: float = 1.0,
     beta: float = 1.0,
@@ -92,8 +92,13 @@ def multibox_loss(
     Classification is cross-entropy, over background and classes ("softmax") or per class ("sigmoid"), of the
     matched anchors and, in each picture, of the background anchors with the highest loss: `negative_ratio` for
     each matched one, `min_negatives` at least. Localization is smooth L1 (bent at `beta`, plain L1 when 0) of the
-    matched anchors' offsets, times `localization_weight`. `matching` may be given for each stage. Computed in
-    float32 whatever the network computes in; part of the graph even when nothing is matched.
+    matched anchors' offsets, times `localization_weight`. Computed in float32 whatever the network computes in;
+    part of the graph even when nothing is matched.
+
+    Each stage of a cascade is matched against its own anchors (`stage_anchors`), by the one rule `matching` or by the
+    rule at its place in that sequence. A stage before the last may have scores of a single class where the last has
+    several: it learns to tell objects of any class from background, as RefineDet's first stage does (Zhang et al.,
+    2018, section 3.1).
 
     With `focal` (sigmoid only) classification takes every anchor that is matched or background, unmined. With
     `box_loss` "giou" or "ciou" localization is 1 - generalised or complete IoU of the decoded boxes. `normaliser`
@@ -110,16 +115,18 @@ def multibox_loss(
     if focal is not None and activation != "sigmoid":
         raise OptionError("focal loss is for sigmoid scores; a softmax head needs mined negatives")
     _check_shapes(raw, anchors_cxcywh, targets)
-    options = matching if isinstance(matching, tuple) else (matching,) * len(raw)
+    options = (matching,) * len(raw) if isinstance(matching, MatchOptions) else matching
     if len(options) != len(raw):
         raise OptionError(f"expected one matching for each of the {len(raw)} stages, got {len(options)}")
-    _check_labels(targets, class_count=raw[0].logits.shape[-1] - (activation == "softmax"))
+    background = int(activation == "softmax")
+    _check_classes(raw, background)
+    _check_labels(targets, class_count=raw[-1].logits.shape[-1] - background)
 
     stages = []
     all_anchors = stage_anchors(raw, anchors_cxcywh, variances)
     for stage, anchors, option in zip(raw, all_anchors, options, strict=True):
         matches = match(anchors, targets, options=option)
-        taught = _lessons(matches, anchors, targets)
+        expected = _expected(matches, anchors, targets, class_count=stage.logits.shape[-1] - background)
         if focal is None:
             negatives = hard_negatives(
                 _background_loss(stage.logits, activation),
@@ -128,12 +135,12 @@ def multibox_loss(
                 min_negatives=min_negatives,
             )
             chosen = (matches.positive | negatives).nonzero(as_tuple=True)
-            classification = _class_loss(stage.logits[chosen], taught.labels[chosen], activation)
+            classification = _class_loss(stage.logits[chosen], expected.labels[chosen], activation)
         else:
             chosen = (matches.positive | matches.negative).nonzero(as_tuple=True)
-            classification = _focal_loss(stage.logits[chosen], taught.labels[chosen], focal)
-        offsets = stage.offsets[taught.picture, taught.anchor].float()
-        localization = _box_loss(offsets, taught, variances, box_loss, beta)
+            classification = _focal_loss(stage.logits[chosen], expected.labels[chosen], focal)
+        offsets = stage.offsets[expected.picture, expected.anchor].float()
+        localization = _box_loss(offsets, expected, variances, box_loss, beta)
         positives = matches.positive.sum()
         divisor = normaliser(positives)
         stages.append(
@@ -146,8 +153,8 @@ def multibox_loss(
     return MultiboxLosses(*(torch.stack(parts).sum(0) for parts in zip(*stages, strict=True)))
 
 
-class _Lessons(NamedTuple):
-    """What the anchors are taught: a class for each (`_NO_CLASS` without object), a box for each matched one."""
+class _Expected(NamedTuple):
+    """What the anchors should predict: a class each (`_NO_CLASS` without object), and a box each matched one."""
 
     labels: Int64[Tensor, "batch anchors"]
     picture: Int64[Tensor, " matched"]
@@ -156,9 +163,13 @@ class _Lessons(NamedTuple):
     truth_cxcywh: Float[Tensor, "matched 4"]
 
 
-def _lessons(
-    matches: Matches, anchors_cxcywh: Float[Tensor, "*batch anchors 4"], targets: Sequence[Target]
-) -> _Lessons:
+def _expected(
+    matches: Matches,
+    anchors_cxcywh: Float[Tensor, "*batch anchors 4"],
+    targets: Sequence[Target],
+    *,
+    class_count: int,
+) -> _Expected:
     truth_labels = torch.cat([t.labels for t in targets])
     truth_cxcywh = xyxy_to_cxcywh(torch.cat([t.truth_unit_xyxy for t in targets]))
     counts = truth_labels.new_tensor([t.labels.numel() for t in targets])
@@ -167,9 +178,9 @@ def _lessons(
     picture, anchor = matches.positive.nonzero(as_tuple=True)
     row = first_row[picture] + matches.truth_index[picture, anchor]
     labels = torch.full_like(matches.truth_index, _NO_CLASS)
-    labels[picture, anchor] = truth_labels[row]
+    labels[picture, anchor] = truth_labels[row] if class_count > 1 else 0
     own_anchors = anchors_cxcywh.expand(*matches.positive.shape, 4)[picture, anchor]
-    return _Lessons(labels, picture, anchor, own_anchors, truth_cxcywh[row])
+    return _Expected(labels, picture, anchor, own_anchors, truth_cxcywh[row])
 
 
 def hard_negatives(
@@ -234,14 +245,14 @@ def _focal_loss(
 
 
 def _box_loss(
-    offsets: Float[Tensor, "matched 4"], taught: _Lessons, variances: Variances, kind: BoxLoss, beta: float
+    offsets: Float[Tensor, "matched 4"], expected: _Expected, variances: Variances, kind: BoxLoss, beta: float
 ) -> Float[Tensor, ""]:
     if kind == "smooth_l1":
-        wanted = encode(taught.truth_cxcywh, taught.anchors_cxcywh, variances)
+        wanted = encode(expected.truth_cxcywh, expected.anchors_cxcywh, variances)
         return F.smooth_l1_loss(offsets, wanted, beta=beta, reduction="sum")
     measure = generalised_iou if kind == "giou" else complete_iou
-    found_cxcywh = decode(offsets, taught.anchors_cxcywh, variances)
-    return (1 - measure(found_cxcywh, taught.truth_cxcywh)).sum()
+    found_cxcywh = decode(offsets, expected.anchors_cxcywh, variances)
+    return (1 - measure(found_cxcywh, expected.truth_cxcywh)).sum()
 
 
 def _check_options(*, activation: str, negative_ratio: float, min_negatives: int) -> None:
@@ -256,11 +267,11 @@ def _check_options(*, activation: str, negative_ratio: float, min_negatives: int
 def _check_shapes(raw: Raw, anchors_cxcywh: Tensor, targets: Sequence[Target]) -> None:
     if not raw:
         raise ContractError("expected at least one stage of predictions, got none")
-    batch, anchors, scores = len(targets), anchors_cxcywh.shape[0], raw[0].logits.shape[-1]
+    batch, anchors = len(targets), anchors_cxcywh.shape[0]
     if batch == 0:
         raise ContractError("expected one target for each picture of the batch, got none")
     for index, stage in enumerate(raw):
-        for name, tensor, last in (("offsets", stage.offsets, 4), ("logits", stage.logits, scores)):
+        for name, tensor, last in (("offsets", stage.offsets, 4), ("logits", stage.logits, stage.logits.shape[-1])):
             if tuple(tensor.shape) != (batch, anchors, last):
                 raise ContractError(
                     f"{name} of stage {index}: expected [{batch}, {anchors}, {last}] "
@@ -272,6 +283,16 @@ def _check_shapes(raw: Raw, anchors_cxcywh: Tensor, targets: Sequence[Target]) -
             raise ContractError(
                 f"target of picture {index} is on {target.labels.device}, predictions are on {device}; "
                 "use target.to(device)"
+            )
+
+
+def _check_classes(raw: Raw, background: int) -> None:
+    scores = raw[-1].logits.shape[-1]
+    for index, stage in enumerate(raw):
+        if stage.logits.shape[-1] not in (scores, 1 + background):
+            raise ContractError(
+                f"logits of stage {index}: expected {scores} scores as the last stage has, or {1 + background} for "
+                f"objects of any class, got {stage.logits.shape[-1]}"
             )
 
 

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from multibox.errors import ContractError, OptionError
+from multibox.errors import ContractError
 from multibox.spec.preprocess import Coordinates, Preprocess, packed_pixels
+from multibox.training.options import AugmentOptions
 from multibox.training.photometric import distort
 
-__all__ = ["AugmentOptions", "Sample", "Transform", "augment", "check_sample", "clipped", "mosaic", "resized"]
+__all__ = ["Sample", "Transform", "augment", "check_sample", "clipped", "mosaic", "resized"]
 
 FloatArray = NDArray[np.float64]
 FRAME_TOLERANCE = 1.0  # pixels that a box may reach outside its picture in `check_sample`
@@ -52,75 +53,6 @@ class Sample:
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """A user's own augmentation: applied to the original picture, before `augment`; its result goes to `check_sample`."""
-
-
-@dataclass(frozen=True)
-class AugmentOptions:
-    """How much to augment. The defaults are those of the released Caffe code of SSD.
-
-    Args:
-        mosaic: probability that three random pictures are laid beside this one first (see `mosaic`; not in SSD). It is
-            for whoever has the other pictures to do: `augment` sees one picture and leaves it alone.
-        flip: probability of a horizontal flip.
-        flip_vertical: probability of a vertical flip.
-        photometric: probability that colours are distorted at all; then each of the four distortions has one of 0.5.
-        brightness: largest amount added, of 255.
-        contrast: values are multiplied by a factor within 1 ± this.
-        saturation: the saturation is multiplied by a factor within 1 ± this.
-        hue: largest turn of the hue in degrees (the original's 18 are OpenCV's units of 2 degrees).
-        zoom_out: probability that the picture is laid into a larger canvas of the fill colour.
-        zoom_out_max: largest ratio of the canvas's side to the picture's.
-        crop: probability that a crop is sampled; otherwise the whole canvas is used.
-        crop_overlaps: one sampler for each of these least IoUs of the crop with at least one object. A random crop and
-            the whole picture are always samplers too.
-        crop_min_scale: least side of a crop relative to the canvas, before its aspect ratio (0.5 … 2) is applied.
-        crop_trials: crops that each sampler tries.
-        interpolation: probability that the picture is not resized by the model's own rule but by nearest, box,
-            bilinear, bicubic or Lanczos filtering, one as likely as the other; all but nearest average over
-            the pixels they skip.
-
-    Raises:
-        OptionError: a value out of range.
-    """
-
-    mosaic: float = 0.0
-    flip: float = 0.5
-    flip_vertical: float = 0.0
-    photometric: float = 1.0
-    brightness: float = 32.0
-    contrast: float = 0.5
-    saturation: float = 0.5
-    hue: float = 36.0
-    zoom_out: float = 0.5
-    zoom_out_max: float = 4.0
-    crop: float = 1.0
-    crop_overlaps: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    crop_min_scale: float = 0.3
-    crop_trials: int = 50
-    interpolation: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("mosaic", "flip", "flip_vertical", "photometric", "zoom_out", "crop", "interpolation"):
-            _require_number(name, getattr(self, name), 0.0, 1.0, "a probability; 0 turns it off")
-        _require_number("brightness", self.brightness, 0.0, 255.0, "an amount of grey levels; 0 turns it off")
-        for name in ("contrast", "saturation"):
-            _require_number(name, getattr(self, name), 0.0, 1.0, "0.5 means a factor of 0.5 … 1.5; 0 turns it off")
-        _require_number("hue", self.hue, 0.0, 180.0, "degrees; 0 turns it off")
-        _require_number("zoom_out_max", self.zoom_out_max, 1.0, 16.0, "a ratio of sides; zoom_out=0 turns it off")
-        _require_number("crop_min_scale", self.crop_min_scale, 0.01, 1.0, "a share of the side; crop=0 turns crops off")
-        if isinstance(self.crop_trials, bool) or not isinstance(self.crop_trials, int):
-            raise OptionError(f"crop_trials must be an integer of 1 … 1000, got {self.crop_trials!r}")
-        _require_number("crop_trials", self.crop_trials, 1, 1000, "a number of crops; crop=0 turns crops off")
-        if not isinstance(self.crop_overlaps, (tuple, list)):
-            raise OptionError(f"crop_overlaps must be a list of least IoUs, got {self.crop_overlaps!r}")
-        for overlap in self.crop_overlaps:
-            _require_number("crop_overlaps", overlap, 0.0, 1.0, "least IoUs; () leaves the unconstrained samplers")
-        object.__setattr__(self, "crop_overlaps", tuple(self.crop_overlaps))
-
-
-def _require_number(name: str, value: object, low: float, high: float, meaning: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise OptionError(f"{name} must be within {low:g} … {high:g} ({meaning}), got {value!r}")
 
 
 class _Rect(NamedTuple):

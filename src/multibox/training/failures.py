@@ -16,8 +16,8 @@ from PIL import Image
 from multibox.core.structures import Target
 from multibox.data import Dataset
 from multibox.errors import MultiboxError, first_line
-from multibox.training.config import OptimOptions
 from multibox.training.loader import Batch
+from multibox.training.options import OptimOptions
 
 __all__ = ["TrainingError", "explained", "nonfinite_error"]
 

@@ -26,7 +26,8 @@ from multibox.data import Dataset as Annotations
 from multibox.errors import ImageError, MultiboxError
 from multibox.pictures.read import read_picture
 from multibox.spec.preprocess import Preprocess
-from multibox.training.augmentation import AugmentOptions, Sample, Transform, augment, check_sample, mosaic, resized
+from multibox.training.augmentation import Sample, Transform, augment, check_sample, mosaic, resized
+from multibox.training.options import AugmentOptions
 from multibox.training.workers import prepare_worker
 
 __all__ = [

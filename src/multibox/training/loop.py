@@ -175,13 +175,14 @@ class Trainer:
         progress, wanted = self.progress, self.config.run.plots and self.processes.writes
         if wanted and progress.epoch == 0 and progress.step < DRAWN_BATCHES:
             path = self.folder / f"batch-{progress.step + 1}.jpg"
-            save_batch_picture(path, batch, self.anchors.cpu(), self.matching, self.pictures.annotations.class_map)
+            save_batch_picture(path, batch, self.anchors.cpu(), self.matching[0], self.pictures.annotations.class_map)
 
     @property
-    def matching(self) -> MatchOptions:
-        """How default boxes are given to objects."""
-        overlap = self.config.loss.match_iou
-        return MatchOptions(positive_threshold=overlap, negative_threshold=overlap)
+    def matching(self) -> list[MatchOptions]:
+        """How default boxes are matched to objects, for each stage."""
+        overlaps, stages = self.config.loss.match_iou, len(self.detector.heads)
+        overlaps = overlaps * stages if len(overlaps) == 1 else overlaps
+        return [MatchOptions(positive_threshold=overlap, negative_threshold=overlap) for overlap in overlaps]
 
     def _should_stop(self, step: int) -> bool:
         if self.processes.world > 1 and step % STOP_CHECK:

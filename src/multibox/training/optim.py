@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from multibox.errors import OptionError
 from multibox.models.detector import Detector
 from multibox.models.layers import L2Norm
-from multibox.training.config import OptimOptions
+from multibox.training.options import OptimOptions
 
 __all__ = [
     "averaged_weights",
@@ -118,7 +118,7 @@ def learning_rate(options: OptimOptions, *, step: int, steps_per_epoch: int) -> 
         falling = (1 + math.cos(math.pi * min(1.0, done))) / 2
         return options.lr0 * (options.final_factor + (1 - options.final_factor) * falling)
     if options.schedule == "steps":
-        return options.lr0 * STEP_FACTOR ** sum(step >= part * total for part in options.step_parts())
+        return options.lr0 * STEP_FACTOR ** sum(step >= part * total for part in options.steps)
     return options.lr0
 
 
