@@ -10,24 +10,30 @@ from pathlib import Path
 __all__ = ["atomic_path", "atomic_write"]
 
 
-def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file; text as UTF-8 with its line ends as they are.
+def atomic_write(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+    """Write a file; text as UTF-8 with its line ends as they are. `durable` is that of `atomic_path`.
 
     Raises:
         OSError: it cannot be written; what had the name before is untouched, and nothing is left beside it.
     """
-    with atomic_path(path) as partial:
+    with atomic_path(path, durable=durable) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A path beside `path` to write to; what stands there at the end of the block gets the name `path`.
 
     For writers that want a path or write piece by piece. The content is on the disk before the file has its name, so
     that a crash or a full disk leaves the old file or the new one. An error within the block removes the new one.
 
     A link is followed, and a device or a pipe is written to as it is.
+
+    Args:
+        path: the file to write.
+        durable: wait until the file is on the disk, which takes milliseconds. Without it the file is as whole for
+            every program, and only a crash of the machine can lose it: for thousands of small files that can be made
+            again.
 
     Raises:
         OSError: it cannot be written.
@@ -39,13 +45,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -27,11 +27,11 @@ def test_what_is_read_and_written_is_said(small: Dataset, tmp_path: Path) -> Non
     lines = result.stdout.splitlines()
     assert lines[0] == f"reading {tmp_path / 'c.json'} as COCO JSON (a .json file)"
     assert lines[1] == (
-        "3 pictures (train 2, val 1), 3 boxes, 3 classes, 1 pictures without objects, 1 crowd, 1 difficult, 2 truncated"
+        "3 pictures (train 2, val 1), 3 boxes, 3 classes, 1 picture without objects, 1 crowd, 1 difficult, 2 truncated"
     )
     assert "note: 3 pictures copied" in lines
-    assert "note: 1 pictures renamed because of equal or unusable names" in lines
-    assert any("1 boxes carry <crowd>" in line for line in lines)
+    assert "note: 1 picture renamed because of equal or unusable names" in lines
+    assert any("1 box carries <crowd>" in line for line in lines)
     assert lines[-1] == f"wrote {tmp_path / 'v'} as Pascal VOC"
     assert read_dataset(tmp_path / "v").num_boxes == 3
 
@@ -45,7 +45,7 @@ def test_lost_boxes_are_listed_and_change_the_exit_status(small: Dataset, tmp_pa
     assert result.return_value == 1
     assert result.stdout == ""
     assert "c.json, annotation id 1: bbox is ['?', 1, 2, 3]; the box is lost" in result.stderr
-    assert "1 boxes" in result.stderr
+    assert "1 box of" in result.stderr
     assert [len(record) for record in read_dataset(tmp_path / "t.csv")] == [1, 0, 1]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multibox.data import FORMATS, DataError, Dataset, ImageRecord, detect_format, read_dataset, write_dataset
+from multibox.data import FORMATS, WRITABLE, DataError, Dataset, ImageRecord, detect_format, read_dataset, write_dataset
 from multibox.data.columns import FLAGS
 from multibox.data.picture_files import CopyMode
 from multibox.errors import MissingDependencyError, OptionError
@@ -21,10 +20,10 @@ from multibox.spec.classes import ClassMap
 
 SUFFIX = {"csv": ".csv", "parquet": ".parquet"}
 CHAIN = ("coco", "voc", "yolo", "csv", "huggingface", "coco")
-NEEDS = {"yolo": "yaml", "parquet": "pyarrow"}
+NEEDS = {"parquet": "pyarrow"}
 
 
-@pytest.fixture(params=sorted(FORMATS))
+@pytest.fixture(params=sorted(WRITABLE))
 def name(request: pytest.FixtureRequest) -> str:
     if request.param in NEEDS:
         pytest.importorskip(NEEDS[request.param])
@@ -84,7 +83,6 @@ def test_a_split_is_read_alone(small: Dataset, name: str, tmp_path: Path) -> Non
 def test_the_chain_of_formats_keeps_real_sets(
     folder: str, data_folder: Path, tmp_path: Path, assert_same: Callable[..., None]
 ) -> None:
-    pytest.importorskip("yaml")
     first = read_dataset(data_folder / folder, format="coco" if folder == "coco_val128" else None)
     assert first.findings.lost_boxes == 0
     expected = {"bccd": (364, 4888), "voc_sample": (839, 1617), "coco_val128": (128, 898)}[folder]
@@ -102,7 +100,6 @@ def test_the_chain_of_formats_keeps_real_sets(
 
 
 def test_both_forms_of_the_coco_sample_agree(data_folder: Path) -> None:
-    pytest.importorskip("yaml")
     coco = read_dataset(data_folder / "coco_val128", format="coco")
     yolo = read_dataset(data_folder / "coco_val128", format="yolo")
     assert coco.class_map.names == yolo.class_map.names
@@ -142,36 +139,10 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path, small: Dataset) -> None:
         write_dataset(small, tmp_path / "y", format="yolo", copy="false")
 
 
-@pytest.mark.parametrize("wanted", ["yolo", "parquet"])
-def test_a_missing_package_is_named(
-    wanted: str, small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = {"yolo": "yaml", "parquet": "pyarrow"}[wanted]
-    if wanted == "yolo":
-        write_dataset(small, tmp_path / "out", format="yolo")
-        with (tmp_path / "out/data.yaml").open("a") as stream:
-            stream.write("# by hand\n")
-    monkeypatch.setitem(sys.modules, module, None)
-    job: Callable[[], object] = {
-        "yolo": lambda: read_dataset(tmp_path / "out"),
-        "parquet": lambda: write_dataset(small, tmp_path / "out.parquet"),
-    }[wanted]
+def test_a_missing_package_is_named(small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"multibox\[data\]"):
-        job()
-
-
-def test_what_is_written_as_yolo_is_read_without_yaml(
-    small: Dataset, tmp_path: Path, assert_same: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = ('a "b" \\ c: #d', "no", "ü \U0001f600 \\U00000041")
-    columns, ids = small.columns, small.class_map.ids
-    odd = Dataset(columns, ClassMap(names, ids), small.root)
-    write_dataset(odd, tmp_path / "out", format="yolo")
-    with_yaml = read_dataset(tmp_path / "out") if find_spec("yaml") else odd
-    monkeypatch.setitem(sys.modules, "yaml", None)
-    without = read_dataset(tmp_path / "out")
-    assert_same(without, odd)
-    assert_same(without, with_yaml)
+        write_dataset(small, tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize("copy", ["true", "link"])
@@ -234,7 +205,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
 
 @given(dataset=datasets())
 @settings(max_examples=40)
-@pytest.mark.parametrize("generated", sorted(FORMATS))
+@pytest.mark.parametrize("generated", sorted(WRITABLE))
 def test_generated_sets_survive_every_format(
     generated: str, dataset: Dataset, assert_same: Callable[..., None]
 ) -> None:

@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 
 from multibox.errors import ContractError, ImageError, OptionError
 from multibox.pictures import read as images
-from multibox.pictures.read import PICTURE_SUFFIXES, one_line, picture_size_hw, read_picture
+from multibox.pictures.read import PICTURE_SUFFIXES, one_line, picture_facts, picture_size_hw, read_picture
 
 AVIF = ["AVIF"] if ".avif" in Image.registered_extensions() else []
 RGB = np.random.default_rng(0).integers(0, 256, (11, 17, 3), np.uint8)
@@ -446,11 +446,40 @@ MODES = {
         encoded(Image.fromarray(DEEP.astype(np.int32)), "TIFF"),
         sixteen_to_eight(DEEP),
     ),
+    "32-bit grey tiff that declares its white": (
+        encoded(Image.fromarray(DEEP.astype(np.int32) * 4), "TIFF", tiffinfo={341: 4 * 65535}),
+        sixteen_to_eight(DEEP),
+    ),
+    "8-bit values in a 32-bit tiff": (encoded(Image.fromarray(GREY.astype(np.int32)), "TIFF"), grey3(GREY)),
+    "float tiff from 0 to 1": (encoded(Image.fromarray(GREY.astype(np.float32) / 255), "TIFF"), grey3(GREY)),
+    "float tiff that declares its ends": (
+        encoded(Image.fromarray(GREY.astype(np.float32) - 100), "TIFF", tiffinfo={340: -100.0, 341: 155.0}),
+        grey3(GREY),
+    ),
+    "dark 16-bit pgm": (
+        b"P5 2 1 65535\n" + np.array([0, 200], ">u2").tobytes(),
+        np.array([[[0] * 3, [1] * 3]], np.uint8),
+    ),
     "16-bit rgb png": (
         raw_png(3, 1, 16, 2, b"\0" + np.array([0, 255, 256, 511, 512, 65535, 1, 2, 65280], ">u2").tobytes()),
         np.array([[[0, 0, 1], [1, 2, 255], [0, 0, 255]]], np.uint8),  # the upper bytes
     ),
 }
+
+
+def test_an_unknown_white_and_further_pages_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    wide = encoded(Image.fromarray(DEEP.astype(np.int32)), "TIFF")
+    for _ in range(2):
+        read_picture(wide, name="one.tif")
+    assert [record.getMessage() for record in caplog.records if "one.tif" in record.getMessage()] == [
+        "one.tif: it does not say which value is white; 65535 was taken, which no value exceeds"
+    ]
+    assert picture_facts(wide).white_unknown
+    assert not picture_facts(encoded(Image.fromarray(DEEP), "TIFF")).white_unknown
+    for kind in ("TIFF", "GIF", "PNG", "WEBP"):
+        pages = encoded(Image.fromarray(RGB), kind, save_all=True, append_images=[Image.fromarray(255 - RGB)])
+        assert picture_facts(pages).more_frames, kind
+        assert not picture_facts(encoded(RGB, kind)).more_frames
 
 
 @pytest.mark.parametrize("case", MODES)
@@ -610,7 +639,8 @@ REFUSED = {
     "zero width png": (ZERO_PNG, "header is damaged"),
     "zero height bmp": (encoded(RGB, "BMP")[:22] + bytes(4) + encoded(RGB, "BMP")[26:], "damaged"),
     "only a jpeg signature": (b"\xff\xd8\xff", "damaged"),
-    "float tiff": (encoded(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF"), "floating-point"),
+    "wide float tiff": (encoded(Image.fromarray(np.full((3, 3), 7e4, np.float32)), "TIFF"), "floating-point"),
+    "float tiff without a number": (encoded(Image.fromarray(np.full((3, 3), np.nan, np.float32)), "TIFF"), "nan"),
     "wide 32-bit tiff": (encoded(Image.fromarray(np.array([[0, 70000]], np.int32)), "TIFF"), "0 to 70000"),
     "negative 32-bit tiff": (encoded(Image.fromarray(np.array([[-1, 7]], np.int32)), "TIFF"), "-1 to 7"),
     "png with a broken stream": (

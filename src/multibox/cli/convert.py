@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-EXIT_LOST_BOXES = 1
+EXIT_LOSS = 1
 
 
 @click.command("convert", cls=KeyValueCommand)
@@ -48,7 +48,8 @@ def command(
     """Convert a data set FROM one format TO another.
 
     No box, class, flag (crowd, difficult, truncated, occluded, area) or picture without objects is lost on the way;
-    what the target keeps in its own manner is said. The exit status is 1 if FROM holds boxes that cannot be read.
+    what the target keeps in its own manner is said. The exit status is 1 if FROM holds boxes or annotation files that
+    cannot be read.
     """
     from multibox.data.formats.table import FORMATS, detect_format, format_of_target, read_dataset, write_dataset
     from multibox.errors import OptionError
@@ -78,22 +79,23 @@ def command(
     for note in report.notes:
         say(f"note: {note}")
     say(f"wrote {report.path} as {FORMATS[name].title}")
-    if dataset.findings.lost_boxes:
-        click.echo(f"{dataset.findings.lost_boxes} boxes of {source} could not be read and are missing", err=True)
-    return EXIT_LOST_BOXES if dataset.findings.lost_boxes else 0
+    if dataset.findings.has_loss:
+        click.echo(f"{dataset.findings.loss()} of {source} could not be read: what they say is missing", err=True)
+    return EXIT_LOSS if dataset.findings.has_loss else 0
 
 
 def _summary(dataset: Dataset) -> str:
     from multibox.data.columns import FLAGS
+    from multibox.data.write_report import counted
 
     counts = dataset.columns.offsets[1:] - dataset.columns.offsets[:-1]
     flags = {name: int((dataset.columns.flags >> bit & 1).sum()) for bit, name in enumerate(FLAGS)}
     splits = ", ".join(f"{name} {len(dataset.split(name))}" for name in dataset.splits)
     parts = [
-        f"{len(dataset)} pictures" + (f" ({splits})" if splits else ""),
-        f"{dataset.num_boxes} boxes",
-        f"{len(dataset.class_map)} classes",
-        f"{int((counts == 0).sum())} pictures without objects",
+        counted(len(dataset), "picture") + (f" ({splits})" if splits else ""),
+        counted(dataset.num_boxes, "box", "boxes"),
+        counted(len(dataset.class_map), "class", "classes"),
+        counted(int((counts == 0).sum()), "picture without objects", "pictures without objects"),
         *(f"{count} {name}" for name, count in flags.items() if count),
     ]
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Class lists of formats that have none, or only names: `classes.json`, `classes.txt`, or the classes in use."""
+"""Class lists: `classes.json`, a text with a name a line, or the classes in use."""
 
 from __future__ import annotations
 
@@ -11,21 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.data.findings import DataError, Findings
+from multibox.data.names import spelling
+from multibox.data.shapes import numbers
+from multibox.data.tree import Tree
 from multibox.errors import ClassMapError
+from multibox.files import atomic_write
 from multibox.spec.classes import ClassMap
 
 __all__ = [
     "CLASS_FILE",
     "LabelCoder",
+    "class_list_files",
     "class_map_of",
+    "find_class_list",
     "read_class_file",
+    "read_names",
     "usable_area",
     "whole_number",
     "write_class_file",
 ]
 
 CLASS_FILE = "classes.json"
-TEXT_FILES = ("classes.txt", "labels.txt")
+CLASS_LISTS = (CLASS_FILE, "classes.txt", "obj.names", "_darknet.labels", "labels.txt", "notes.json")
+"""Names of class lists, the surest first. Label Studio keeps the categories in notes.json as well."""
+
+DEEPEST = 2
+"""Folders between the root and a class list, at most: labels/train/classes.txt."""
+
+LABEL_VALUES = 5
+"""Numbers in a line of YOLO text, at least: such lines are labels and no class names."""
 
 
 def class_map_of(source: object, names: list[str], ids: list[int] | None = None) -> ClassMap:
@@ -38,22 +52,80 @@ def class_map_of(source: object, names: list[str], ids: list[int] | None = None)
 
 def write_class_file(path: Path, class_map: ClassMap) -> None:
     """Write names and original ids as JSON: {"names": […], "ids": […]}."""
-    path.write_text(json.dumps(class_map.to_dict(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    atomic_write(path, json.dumps(class_map.to_dict(), ensure_ascii=False, indent=1) + "\n")
 
 
-def read_class_file(path: Path, *, text: bool = True) -> ClassMap | None:
-    """The class map in `path` (JSON), else in a classes.txt or labels.txt beside it (a name a line), else None."""
-    if path.is_file():
+def read_class_file(path: Path) -> ClassMap:
+    """The class map that `write_class_file` wrote.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        data = json.loads(path.read_bytes().decode("utf-8-sig"))
+        return class_map_of(path, list(data["names"]), [int(i) for i in data["ids"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(path, f"is no class list ({error!r})", 'it must hold {"names": […], "ids": […]}') from None
+
+
+def class_list_files(tree: Tree) -> list[str]:
+    """The class lists of a tree, the one to be used first: `classes.json`, or else text with a name a line.
+
+    For a data set given as one file, only those beside it.
+    """
+    if tree.is_file:
+        return [name for name in CLASS_LISTS if (tree.root / name).is_file()]
+    rank = {name: position for position, name in enumerate(CLASS_LISTS)}
+    found = [file for file in tree.files if spelling(file.rpartition("/")[2]) in rank]
+    found += [file for file in tree.files if file.lower().endswith(".names") and file not in found]
+    ordered = [(file.count("/"), rank.get(spelling(file.rpartition("/")[2]), len(rank)), file) for file in found]
+    return [file for depth, _, file in sorted(ordered) if depth <= DEEPEST]
+
+
+def find_class_list(tree: Tree) -> ClassMap | None:
+    """The class list that lies nearest to the root of a tree; None where there is none.
+
+    Raises:
+        DataError: it is damaged, or disagrees with one of the same name in another folder.
+    """
+    read = ((file, _read_list(tree.root / file)) for file in class_list_files(tree))
+    lists = [(file, class_map) for file, class_map in read if class_map is not None]
+    for file, class_map in lists[1:]:
+        alike = file.count("/") == lists[0][0].count("/") and Path(file).name == Path(lists[0][0]).name
+        if alike and class_map.names != lists[0][1].names:
+            reason = f"lists other classes than {lists[0][0]} ({', '.join(class_map.names[:5])})"
+            raise DataError(tree.root / file, reason, "make them agree, or remove one")
+    return lists[0][1] if lists else None
+
+
+def _read_list(path: Path) -> ClassMap | None:
+    """One class list; None for a label file that has the name of one, and for JSON without categories."""
+    if path.suffix.lower() == ".json":
+        if spelling(path.name) == CLASS_FILE:
+            return read_class_file(path)
         try:
-            data = json.loads(path.read_text(encoding="utf-8-sig"))
-            return class_map_of(path, list(data["names"]), [int(i) for i in data["ids"]])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(path, f"is no class list ({error!r})", 'it must hold {"names": […], "ids": […]}') from None
-    for name in TEXT_FILES if text else ():
-        if (path.parent / name).is_file():
-            lines = (path.parent / name).read_text(encoding="utf-8-sig").splitlines()
-            return class_map_of(path.parent / name, [line.strip() for line in lines if line.strip()])
-    return None
+            categories = json.loads(path.read_bytes().decode("utf-8-sig"))["categories"]
+            return class_map_of(path, [c["name"] for c in sorted(categories, key=lambda c: int(c["id"]))])
+        except (ValueError, KeyError, TypeError):
+            return None
+    return read_names(path)
+
+
+def read_names(path: Path) -> ClassMap | None:
+    """The class list in a text with a name a line; None for an empty file and for a label file.
+
+    Raises:
+        DataError: it is no text, or an empty line would shift the names.
+    """
+    try:
+        lines = [line.strip() for line in path.read_bytes().decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(path, f"is no UTF-8 text ({error.reason})", "save it as UTF-8") from None
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines or all(numbers(line.split()) and len(line.split()) >= LABEL_VALUES for line in lines if line):
+        return None
+    return class_map_of(path, lines)
 
 
 class LabelCoder:
@@ -68,6 +140,15 @@ class LabelCoder:
         self._codes: dict[tuple[str | None, int | None], int | None] = {}
         self._met: list[tuple[str | None, int | None]] = []
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether there is a class list, so that no class can be added."""
+        return self._class_map is not None
+
+    def names(self) -> list[str]:
+        """The names of the classes that are known or were met."""
+        return list(self._class_map.names) if self._class_map else [name for name, _ in self._met if name]
+
     def code(self, name: str | None, class_id: int | None) -> int | None:
         """A number for the class, or None where it is unknown. With a class map `class_id` is the index in it."""
         key = (name, class_id)
@@ -77,6 +158,7 @@ class LabelCoder:
 
     def _new_code(self, name: str | None, class_id: int | None) -> int | None:
         if self._class_map is None:
+            name = None if name is None else name.strip()
             if not name and class_id is None:
                 return None
             self._met.append((name, class_id))
@@ -95,7 +177,7 @@ class LabelCoder:
             raise DataError(source, "names no class anywhere", remedy)
         findings.add("no_class_list", source)
         if all(class_id is None for _, class_id in self._met):
-            names = [(name or "").strip() for name, _ in self._met]
+            names = [name or "" for name, _ in self._met]
             ordered = sorted(set(names))
             return class_map_of(source, ordered), np.array([ordered.index(name) for name in names], np.int64)
         return self._by_id(source)

@@ -189,6 +189,10 @@ class Builder:
         self._splits.append(self._split_code(split))
         return len(self._splits) - 1
 
+    def path(self, picture: int) -> str:
+        """The path of a picture."""
+        return self._paths[self._path_ends[picture] : self._path_ends[picture + 1]].decode("utf-8", "surrogateescape")
+
     def _split_code(self, split: str | None) -> int:
         if split is None:
             return -1
@@ -209,6 +213,12 @@ class Builder:
         self._flags.append(flags)
         self._area.append(float("nan") if area is None else area)
         return True
+
+    def remove_last(self, count: int) -> None:
+        """Remove the boxes added last."""
+        if count:
+            del self._pictures[-count:], self._labels[-count:], self._flags[-count:], self._area[-count:]
+            del self._boxes[-count * 4 :]
 
     def set_last_labels(self, labels: array[int]) -> None:
         """Replace the labels of the boxes added last."""

@@ -8,32 +8,57 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multibox.data.findings import DataError, Findings
+from multibox.data.names import is_web_address
 from multibox.data.records import Dataset
-from multibox.data.write_report import WriteReport
+from multibox.data.write_report import WriteReport, counted
 from multibox.errors import ImageError
-from multibox.pictures.read import PICTURE_SUFFIXES, picture_size_hw
+from multibox.files import atomic_path
+from multibox.pictures.read import PictureFacts, picture_facts
 
-__all__ = ["CopyMode", "actual_size_hw", "check_sizes", "flat_names", "pictures_below", "place_pictures", "stored_path"]
+__all__ = [
+    "CopyMode",
+    "actual_size_hw",
+    "check_sizes",
+    "facts_to_know",
+    "flat_names",
+    "named_flat",
+    "place_pictures",
+    "stored_path",
+]
 
 CopyMode = Literal["false", "true", "link"]
 _RESERVED = '<>:"|?*\\'
 
 
 def actual_size_hw(path: Path, shown: str, findings: Findings) -> tuple[int, int] | None:
-    """(height, width) of the upright picture from its header, or None and a finding."""
+    """(height, width) of the upright picture from its header, or None and a finding.
+
+    What else the header says and a user should know goes into `findings` too.
+    """
     if not path.is_file():
-        findings.add("picture_missing", shown)
+        message = "it is an address on the web; download it and name the file" if is_web_address(shown) else ""
+        findings.add("picture_missing", shown, "", message)
         return None
     try:
-        return picture_size_hw(path)
+        facts = picture_facts(path)
     except ImageError as error:
         findings.add("picture_unreadable", shown, "", f"the picture {error.reason}")
         return None
+    for kind in facts_to_know(facts):
+        findings.add(kind, shown)
+    return facts.size_hw
+
+
+def facts_to_know(facts: PictureFacts) -> list[str]:
+    """The kinds of findings that the header of a picture gives rise to."""
+    kinds = {"picture_pages": facts.more_frames, "picture_scaled": facts.white_unknown}
+    return [kind for kind, true in kinds.items() if true]
 
 
 def check_sizes(dataset: Dataset, findings: Findings) -> NDArray[np.int32]:
@@ -63,13 +88,12 @@ def check_sizes(dataset: Dataset, findings: Findings) -> NDArray[np.int32]:
     return sizes_hw
 
 
-def pictures_below(folder: Path) -> Iterator[Path]:
-    """The picture files in a folder and its subfolders, in a fixed order, hidden ones left out."""
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:  # noqa: PTH122 (speed)
-                yield Path(place, name)
+def named_flat(dataset: Dataset, report: WriteReport) -> list[str]:
+    """A file name for each picture of a data set, as `flat_names` makes them; the report says how many are new."""
+    names, renamed = flat_names(list(dataset.paths))
+    if renamed:
+        report.note(f"{counted(renamed, 'picture')} renamed because of equal or unusable names")
+    return names
 
 
 def flat_names(paths: Sequence[str]) -> tuple[list[str], int]:
@@ -80,7 +104,9 @@ def flat_names(paths: Sequence[str]) -> tuple[list[str], int]:
     taken: set[str] = set()
     out, renamed = [], 0
     for path in paths:
-        parts = [_clean(part) for part in PurePosixPath(path.replace("\\", "/")).parts if part not in {"/", "..", "."}]
+        plain = path.replace("\\", "/")
+        plain = urlsplit(plain).path if is_web_address(plain) else plain
+        parts = [_clean(part) for part in PurePosixPath(plain).parts if part not in {"/", "..", "."}]
         name = next(_candidates(parts or ["picture"], taken))
         renamed += name != PurePosixPath(path).name
         taken.add(PurePosixPath(name).stem.casefold())
@@ -109,7 +135,12 @@ def _clean(part: str) -> str:
 
 
 def stored_path(dataset: Dataset, index: int, base: Path) -> str:
-    """How a file in `base` names a picture that stays where it is: relative inside `base`, absolute elsewhere."""
+    """How a file in `base` names a picture that stays where it is: relative inside `base`, absolute elsewhere.
+
+    A web address stays as it is.
+    """
+    if is_web_address(dataset.paths[index]):
+        return dataset.paths[index]
     picture = Path(os.path.abspath(dataset.picture_path(index)))  # noqa: PTH100 (resolve() would follow links)
     try:
         return picture.relative_to(os.path.abspath(base)).as_posix()  # noqa: PTH100
@@ -120,20 +151,25 @@ def stored_path(dataset: Dataset, index: int, base: Path) -> str:
 def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, report: WriteReport) -> None:
     """Copy or link every picture to its target. One that is already there stays; another is never overwritten.
 
-    Already there is the same file, a link to it, or a file with the very same bytes, as an earlier copy is.
+    Already there is the same file, a link to it, or a file with the very same bytes, as an earlier copy is. A picture
+    that a path with ".." finds outside the data folder is not copied: such a path may be a trap.
 
     Raises:
         DataError: a target is taken by another file.
+        OSError: a picture cannot be copied; nothing of it is left.
     """
     if copy == "false":
-        report.note(f"the {len(dataset)} pictures stay where they are")
+        report.note(f"{counted(len(dataset), 'picture stays', 'pictures stay')} where they are")
         return
-    placed = missing = fallbacks = 0
+    done = "linked" if copy == "link" else "copied"
+    placed = missing = outside = fallbacks = 0
     for folder in {target.parent for target in targets}:
         folder.mkdir(parents=True, exist_ok=True)
     for i, target in enumerate(targets):
         source = dataset.picture_path(i)
-        if not source.is_file():
+        if ".." in PurePosixPath(dataset.paths[i]).parts:
+            outside += 1
+        elif not source.is_file():
             missing += 1
         elif target.exists():
             if not _is_same(source, target):
@@ -141,11 +177,13 @@ def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, re
         else:
             fallbacks += _place(source, target, copy)
             placed += 1
-    report.note(f"{placed} pictures {'linked' if copy == 'link' else 'copied'}")
+    report.note(f"{counted(placed, 'picture')} {done}")
     if fallbacks:
-        report.note(f"{fallbacks} pictures copied, because this file system cannot link them")
+        report.note(f"{counted(fallbacks, 'picture')} copied, because this file system cannot link them")
     if missing:
-        report.note(f"{missing} pictures are missing and could not be {'linked' if copy == 'link' else 'copied'}")
+        report.note(f"{counted(missing, 'picture is', 'pictures are')} missing and could not be {done}")
+    if outside:
+        report.note(f"{counted(outside, 'picture')} outside the data folder not {done}; move them into it")
 
 
 def _is_same(source: Path, target: Path) -> bool:
@@ -162,7 +200,7 @@ def _place(source: Path, target: Path, copy: CopyMode) -> bool:
             target.symlink_to(source.resolve())
             return False
         except OSError:  # Windows without the privilege, FAT and network file systems
-            shutil.copyfile(source, target)
-            return True
-    shutil.copyfile(source, target)
-    return False
+            pass
+    with atomic_path(target, durable=False) as partial:
+        shutil.copyfile(source, partial)
+    return copy == "link"

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from multibox.data.columns import FLAGS, Builder, Columns, TextColumn, decode_id, flag_bits
-from multibox.data.findings import DataError, Finding, Findings
+from multibox.data.findings import Account, DataError, Finding, Findings
+from multibox.data.names import usual_split
 from multibox.errors import ContractError, ImageError
 from multibox.pictures.read import picture_size_hw
 from multibox.spec.classes import ClassMap
@@ -21,7 +22,6 @@ from multibox.spec.detections import Detections
 __all__ = ["DataError", "Dataset", "Finding", "Findings", "ImageRecord", "box_area"]
 
 _ABSENT: Any = np.zeros(0)
-SPLIT_ALIASES = ({"val", "valid", "validation"}, {"train", "training"}, {"test", "testing"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +101,11 @@ class Dataset:
         root: the folder that relative picture paths start from.
         findings: what the reader found wrong.
         origin: one line that says what was read, and how.
+        account: what the reader met; it must be in the data set or in the findings.
 
     Raises:
         ContractError: a label outside the class map.
+        DataError: something that the reader met is neither here nor in the findings.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Dataset:
         *,
         findings: Findings | None = None,
         origin: str = "",
+        account: Account | None = None,
     ) -> None:
         labels = columns.labels
         if len(labels) and not (labels.min() >= 0 and labels.max() < len(class_map)):
@@ -121,6 +124,8 @@ class Dataset:
         self.columns, self.class_map, self.root = columns, class_map, Path(root)
         self.findings = Findings() if findings is None else findings
         self.origin = origin
+        if account is not None:
+            account.prove(root, len(self), self.num_boxes, self.findings.lost_boxes)
 
     @classmethod
     def from_records(
@@ -201,8 +206,12 @@ class Dataset:
         """The positions of a split's pictures; names and errors as in `split`."""
         if name is None:
             return np.flatnonzero(self.columns.split_codes < 0)
-        names = {name} if name in self.splits else next((group for group in SPLIT_ALIASES if name in group), {name})
-        codes = [code for code, known in enumerate(self.columns.split_names) if known in names]
+        exact = name in self.splits
+        codes = [
+            code
+            for code, known in enumerate(self.columns.split_names)
+            if (known == name if exact else usual_split(known) == usual_split(name))
+        ]
         chosen = np.flatnonzero(np.isin(self.columns.split_codes, codes))
         if not len(chosen):
             known = ", ".join(self.splits) or "none at all"
@@ -218,7 +227,7 @@ class Dataset:
         return Dataset(self.columns.take(picked), self.class_map, self.root, findings=self.findings, origin=self.origin)
 
     def picture_path(self, index: int) -> Path:
-        """Where the picture is."""
+        """Where the picture is. One with a web address is nowhere on this machine."""
         return self.root / self.columns.paths[self._position(index)]
 
     def declared_size_hw(self, index: int) -> tuple[int, int] | None:

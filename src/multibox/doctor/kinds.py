@@ -43,6 +43,8 @@ _OWN: dict[str, FindingKind] = {
         "the declared sides are those of the upright picture, swapped; boxes may lie in that frame",
         "boxes in the frame before turning are turned with the picture, and the upright size is declared",
     ),
+    "picture_pages": FindingKind("warn", KINDS["picture_pages"][1]),
+    "picture_scaled": FindingKind("warn", KINDS["picture_scaled"][1]),
     "exif_rotated": FindingKind(
         "warn", "shown turned by its EXIF orientation; boxes drawn by tools that ignore it are misplaced"
     ),
@@ -85,12 +87,16 @@ _LEVELS: dict[str, Level] = {
     "path_repaired": "warn",
 }
 _REPAIRS: dict[str, str] = {
-    "unparsable_annotation": _DROP_PICTURE,
+    "unparsable_annotation": _NOT_READ,
+    "wrong_columns": _NOT_READ,
     "unparsable_box": _NOT_READ,
     "unknown_class": _NOT_READ,
     "unknown_picture": _NOT_READ,
     "size_unknown": _NOT_READ,
     "label_without_picture": _NOT_READ,
+    "label_not_read": _NOT_READ,
+    "split_without_annotations": _NOT_READ,
+    "several_annotations": _NOT_READ,
     "not_normalised": "boxes that lie outside the picture by it are left out",
     "in_several_splits": "it is in the first of these splits only",
     "duplicate_picture": "it is in the copy once",

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.data.records import SPLIT_ALIASES, Dataset
-from multibox.doctor.kinds import CheckFinding
+from multibox.data.names import usual_split
+from multibox.data.records import Dataset
+from multibox.doctor.kinds import FINDING_KINDS, CheckFinding
 from multibox.doctor.scan import Scan
 
 __all__ = ["SIDES_SWAP", "check_duplicates", "check_files", "in_stored_frame", "near_pairs", "split_of", "split_role"]
@@ -33,10 +34,7 @@ _BLOCK = 512
 
 def split_role(name: str | None) -> str | None:
     """The usual name of a split: train, val or test; other names as they are."""
-    for names, role in zip(SPLIT_ALIASES, ("val", "train", "test"), strict=True):
-        if name in names:
-            return role
-    return name
+    return None if name is None else usual_split(name)
 
 
 def split_of(dataset: Dataset, index: int) -> str | None:
@@ -49,6 +47,8 @@ def check_files(dataset: Dataset, scan: Scan) -> Iterator[CheckFinding]:
     """What is wrong with single files."""
     for index, (kind, message) in sorted(scan.failures.items()):
         yield CheckFinding(kind, dataset.paths[index], "", message, (index,))
+    for index, kind in sorted(scan.notes):
+        yield CheckFinding(kind, dataset.paths[index], "", FINDING_KINDS[kind].meaning, (index,))
     for index in np.flatnonzero(scan.sizes_hw[:, 0] > 0).tolist():
         actual = (int(scan.sizes_hw[index, 0]), int(scan.sizes_hw[index, 1]))
         declared, orientation = dataset.declared_size_hw(index), int(scan.orientations[index])

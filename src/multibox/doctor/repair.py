@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +86,6 @@ class _Repairer:
         self._boxes, self._area = columns.boxes_xyxy.copy(), columns.area.copy()
         self._sizes = columns.sizes_hw.copy()
         self.lines: list[str] = []
-        self._unparsable_seen = False
 
     def apply(self, finding: CheckFinding) -> None:
         """Repair one finding and say so."""
@@ -102,8 +100,6 @@ class _Repairer:
             self._clip(finding)
         elif kind in {"size_differs", "size_turned"}:
             self._resize(finding)
-        elif kind == "unparsable_annotation":
-            self._drop_unparsable()
         else:
             more = f" (and {finding.count - 1} more of this kind)" if finding.count > 1 else ""
             self.lines.append(f"{kind}: {finding}{more}; {FINDING_KINDS[kind].repair}")
@@ -166,17 +162,6 @@ class _Repairer:
             count = part.stop - part.start
             self.lines.append(f"{finding.path}: {count} boxes turned with the picture (EXIF orientation {orientation})")
 
-    def _drop_unparsable(self) -> None:
-        """Findings name only some of the annotation files that cannot be read, so each is tried again."""
-        if self._unparsable_seen:
-            return
-        self._unparsable_seen = True
-        folder = self._dataset.root / "Annotations"
-        for picture in np.flatnonzero(np.diff(self._dataset.columns.offsets) == 0).tolist():
-            stem = Path(self._dataset.paths[picture]).stem
-            if not _parses(folder / f"{stem}.xml"):
-                self._drop_picture(picture, "unparsable_annotation: its annotation file cannot be read")
-
     def finish(self) -> Dataset:
         """The repaired data set."""
         columns = self._dataset.columns
@@ -192,19 +177,6 @@ class _Repairer:
 def replace_columns(columns: Columns, kept: NDArray[np.bool_], **changed: Any) -> Columns:
     """The columns with some boxes only."""
     return replace(columns, labels=columns.labels[kept], flags=columns.flags[kept], **changed)
-
-
-def _parses(file: Path) -> bool:
-    try:
-        data = file.read_bytes()
-        if b"<!ENTITY" in data:
-            return False
-        ElementTree.fromstring(data)
-    except FileNotFoundError:
-        return True  # a picture without a file has no objects
-    except (OSError, ElementTree.ParseError, LookupError, ValueError):
-        return False
-    return True
 
 
 def _turned(boxes_xyxy: NDArray[np.float32], orientation: int, size_hw: tuple[int, int]) -> NDArray[np.float32]:

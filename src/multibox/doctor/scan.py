@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from multibox.data.picture_files import facts_to_know
 from multibox.data.records import Dataset
 from multibox.errors import ImageError
-from multibox.pictures.read import one_line, picture_size_hw, read_picture
+from multibox.pictures.read import one_line, picture_facts, read_picture
 
 __all__ = ["HASH_HW", "Scan", "scan_pictures"]
 
@@ -42,6 +43,7 @@ class Scan:
         digests: picture → digest of the file's bytes, for files that share their size with another.
         thumbnails: [P, 16, 17] uint8 grey, all 0 for a picture not decoded; None without `deep`.
         failures: picture → (kind of finding, what is wrong).
+        notes: (picture, kind of finding) of what else a header says and a user should know.
     """
 
     sizes_hw: NDArray[np.int32]
@@ -50,6 +52,7 @@ class Scan:
     thumbnails: NDArray[np.uint8] | None = None
     digests: dict[int, bytes] = field(default_factory=dict)
     failures: dict[int, tuple[str, str]] = field(default_factory=dict)
+    notes: list[tuple[int, str]] = field(default_factory=list)
 
 
 def scan_pictures(
@@ -109,10 +112,12 @@ def _look(scan: Scan, index: int, path: Path) -> None:
         return
     scan.file_sizes[index] = status.st_size
     try:
-        scan.sizes_hw[index] = picture_size_hw(path)
+        facts = picture_facts(path)
     except ImageError as error:
         scan.failures[index] = ("picture_unreadable", f"the picture {error.reason}")
         return
+    scan.sizes_hw[index] = facts.size_hw
+    scan.notes += [(index, kind) for kind in facts_to_know(facts)]
     scan.orientations[index] = orientation_of(path)
     if scan.thumbnails is None:
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,8 +33,10 @@ __all__ = [
     "DEFAULT_MAX_PIXELS",
     "MAX_PIXELS_VARIABLE",
     "PICTURE_SUFFIXES",
+    "PictureFacts",
     "PictureSource",
     "one_line",
+    "picture_facts",
     "picture_size_hw",
     "read_limited",
     "read_picture",
@@ -82,6 +86,7 @@ _DAMAGED_SIGNATURE = re.compile(rb"\xff\xd8|\x89PNG|GIF8|BM|RIFF....WEBP|II\*\0|
 
 _ORIENTATION_TAG = 0x0112
 _WIDTH_TAG, _HEIGHT_TAG, _BITS_TAG, _PHOTOMETRIC_TAG = 256, 257, 258, 262  # of TIFF
+_SMALLEST_TAGS, _LARGEST_TAGS = (340, 280), (341, 281)  # SMinSampleValue and MinSampleValue, SMaxSampleValue …
 _MIN_IS_WHITE = 0
 _UPRIGHT_METHOD = {  # EXIF 2.32, table 4 of "Orientation": what undoes each of the eight positions
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,7 +112,10 @@ def read_picture(source: PictureSource, *, name: str | None = None, max_pixels: 
     - The first frame or page of several is read. ICC profiles are ignored.
     - Transparent pixels are laid over white: the colours stored beneath them are arbitrary (often black), and white
       is the page on which such pictures are usually seen.
-    - 16-bit grey is scaled, round(value / 257). Of 16-bit colour the upper byte is taken.
+    - Grey of up to 16 bits is scaled by its bits: round(value / 257) for 16. Of 16-bit colour the upper byte is taken.
+    - Grey in 32-bit integers or floating-point numbers is scaled by the largest value that the file declares. Without
+      one, white is the least of 1 (floats only), 255 and 65,535 that no value exceeds; a warning is logged, and
+      `picture_facts` says so as well.
     - A file that ends early is refused, also one whose missing end was filled up; decoders would leave grey there.
 
     `name` is what errors call the picture. `max_pixels` is checked against the header before anything is decoded;
@@ -128,22 +136,45 @@ def read_picture(source: PictureSource, *, name: str | None = None, max_pixels: 
             _refuse_damaged(shown, error)
 
 
-def picture_size_hw(
-    source: PictureSource, *, name: str | None = None, max_pixels: int | None = None
-) -> tuple[int, int]:
-    """(height, width) of what `read_picture` would return, from the header alone.
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """What the header of a picture says.
+
+    Args:
+        size_hw: (height, width) of the upright picture.
+        more_frames: there are further pages or frames, which `read_picture` does not read.
+        white_unknown: its values are scaled by their range, because the file does not say which one is white.
+    """
+
+    size_hw: tuple[int, int]
+    more_frames: bool = False
+    white_unknown: bool = False
+
+
+def picture_facts(source: PictureSource, *, name: str | None = None, max_pixels: int | None = None) -> PictureFacts:
+    """What the header says about what `read_picture` would return.
 
     The pixels may still turn out to be damaged. Errors are those of `read_picture`.
     """
     if isinstance(source, np.ndarray):
-        return _rgb_shape_hw(source)
+        return PictureFacts(_rgb_shape_hw(source))
     shown = one_line(name if name is not None else _name_of(source))
     with _quiet_pillow(), _opened(source, shown, _pixel_limit(max_pixels)) as image:
         try:
             (width, height), turned = image.size, _header_is_turned(image)
+            # The further pictures of a JPEG (MPO) are previews or depth maps of the first.
+            more = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+            unknown = image.mode in {"I", "F"} and _declared_range(image) is None
         except Exception as error:
             _refuse_damaged(shown, error)
-    return (width, height) if turned else (height, width)
+    return PictureFacts((width, height) if turned else (height, width), more, unknown)
+
+
+def picture_size_hw(
+    source: PictureSource, *, name: str | None = None, max_pixels: int | None = None
+) -> tuple[int, int]:
+    """(height, width) of what `read_picture` would return, from the header alone; see `picture_facts`."""
+    return picture_facts(source, name=name, max_pixels=max_pixels).size_hw
 
 
 def read_limited(stream: BinaryIO, shown: str, *, limit: int = MAX_STREAM_BYTES) -> bytes:
@@ -420,11 +451,10 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb_of_image(image: Image.Image, shown: str, source: object) -> NDArray[np.uint8]:
-    if image.mode == "F":
-        remedy = "scale it to 0…255 and save it as 8-bit PNG"
-        raise ImageError(shown, "holds floating-point values, whose white is unknown", remedy)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _rgb_of_deep_grey(image, shown)
+    if image.mode in {"I", "F"}:
+        return _rgb_of_wide_grey(image, shown)
+    if image.mode.startswith("I;16"):
+        return _rgb_of_deep_grey(image)
     if image.has_transparency_data:
         straight = image.convert("LA") if image.mode == "La" else image
         return _over_white(np.asarray(straight.convert("RGBA")))
@@ -491,16 +521,57 @@ def _pointer_at(address: int) -> int:
     return ctypes.c_void_p.from_address(address).value or 0
 
 
-def _rgb_of_deep_grey(image: Image.Image, shown: str) -> NDArray[np.uint8]:
+def _declared_range(image: Image.Image) -> tuple[float, float] | None:
+    """(black, white) of 32-bit values as the file declares them; None where it does not."""
+    if image.format == "PPM":  # Pillow has scaled its values by the white that it declares
+        return 0.0, 65535.0
+    tags: Any = getattr(image, "tag_v2", {})
+    ends = []
+    for least_and_most in (_SMALLEST_TAGS, _LARGEST_TAGS):
+        value = next((tags[tag] for tag in least_and_most if tag in tags), None)
+        value = value[0] if isinstance(value, tuple) and value else value
+        ends.append(float(value) if isinstance(value, (int, float)) and np.isfinite(float(value)) else None)
+    black, white = ends[0] or 0.0, ends[1]
+    return None if white is None or white <= black else (black, white)
+
+
+def _rgb_of_wide_grey(image: Image.Image, shown: str) -> NDArray[np.uint8]:
+    """Of 32-bit integers and floats, whose white is what the file declares, or else found from the values."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    declared = _declared_range(image)
+    if declared is not None and declared[0] <= low and high <= declared[1]:
+        black, white = declared
+    else:
+        black = 0.0
+        bases = (255.0, 65535.0) if image.mode == "I" else (1.0, 255.0, 65535.0)
+        fitting = [base for base in bases if high <= base]
+        if not (low >= 0 and fitting):  # also where a value is not a number
+            kind = "32-bit grey values" if image.mode == "I" else "floating-point values"
+            reason = f"holds {kind} from {low:.6g} to {high:.6g}, whose white is unknown"
+            raise ImageError(shown, reason, "scale it to 0…65535 or 0…255 and save it as PNG")
+        white = fitting[0]
+        _say_once(f"{shown}: it does not say which value is white; {white:g} was taken, which no value exceeds")
+    return _rgb_of_array(((values - black) * (255 / (white - black)) + 0.5).astype(np.uint8))
+
+
+_said: set[str] = set()
+_MOST_SAID = 1000
+
+
+def _say_once(text: str) -> None:
+    """Log a warning about a picture, which may be read again and again."""
+    if text not in _said and len(_said) < _MOST_SAID:
+        _said.add(text)
+        logging.getLogger("multibox").warning("%s", text)
+
+
+def _rgb_of_deep_grey(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image).astype(np.int64)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 0xFFFF:
-        reason = f"holds 32-bit grey values from {low} to {high}, whose white is unknown"
-        raise ImageError(shown, reason, "scale it to 0…65535 or 0…255 and save it as PNG")
     tags: Any = getattr(image, "tag_v2", {})  # of a TIFF, whose 12-bit kind Pillow does not widen
     white = 0xFFF if tags.get(_BITS_TAG) == (12,) else 0xFFFF
     grey = ((values * 255 + white // 2) // white).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC_TAG) == _MIN_IS_WHITE and image.mode.startswith("I;16"):
+    if tags.get(_PHOTOMETRIC_TAG) == _MIN_IS_WHITE:
         grey = 255 - grey  # Pillow turns this kind only for 8 bits and fewer
     key = image.info.get("transparency")
     if isinstance(key, int):

@@ -7,7 +7,6 @@ metadata.jsonl beside the pictures, one folder for each split, and `classes.json
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,78 +14,62 @@ from typing import Any
 
 import numpy as np
 
-from multibox.data.class_lists import (
-    CLASS_FILE,
-    LabelCoder,
-    read_class_file,
-    usable_area,
-    whole_number,
-    write_class_file,
-)
-from multibox.data.columns import FLAGS, LARGEST_PX, Builder, flag_bits
-from multibox.data.findings import DataError, Findings
-from multibox.data.picture_files import CopyMode, flat_names, place_pictures, stored_path
+from multibox.data.class_lists import CLASS_FILE, find_class_list, whole_number, write_class_file
+from multibox.data.columns import FLAGS, flag_bits
+from multibox.data.findings import DataError
+from multibox.data.picture_files import CopyMode, named_flat, place_pictures, stored_path
+from multibox.data.reading import Evidence, Object, Reading, decoded
 from multibox.data.records import Dataset, ImageRecord, box_area
+from multibox.data.shapes import numbers
+from multibox.data.tree import Tree, folder_of
 from multibox.data.write_report import WriteReport, shortest, start_folder
-from multibox.errors import ContractError
+from multibox.files import atomic_path, atomic_write
 from multibox.spec.classes import ClassMap
 
 __all__ = ["evidence", "from_rows", "read", "write"]
 
+SUFFIX = ".jsonl"
 METADATA = "metadata.jsonl"
 # Keys of `objects` that name one thing; the first one present counts.
 _CATEGORY_KEYS = ("category", "categories", "label", "labels", "category_id")
 _FLAG_KEYS = (("crowd", "iscrowd", "is_crowd"), ("difficult",), ("truncated",), ("occluded",))
 
 
-def evidence(path: Path) -> str | None:
-    """What makes a file or folder look like a Hugging Face picture folder, or None."""
-    if path.is_file():
-        return "a .jsonl file" if path.suffix.lower() == ".jsonl" else None
-    files = _files(path)
-    return f"found {files[0].relative_to(path).as_posix()}" if files else None
+def evidence(tree: Tree) -> Evidence | None:
+    """A metadata.jsonl of a tree."""
+    files = _files(tree)
+    if not files:
+        return None
+    return Evidence("a .jsonl file" if tree.is_file else f"found {files[0]}")
 
 
-def _files(folder: Path) -> list[Path]:
-    return [*sorted(folder.glob(METADATA)), *sorted(folder.glob(f"*/{METADATA}"))]
+def _files(tree: Tree) -> list[str]:
+    files = tree.annotations(SUFFIX)
+    return files if tree.is_file else [file for file in files if file.rpartition("/")[2].lower() == METADATA]
 
 
-def read(path: Path, *, split: str | None = None, images: Path | None = None) -> Dataset:
+def read(tree: Tree, *, split: str | None = None, images: Path | None = None) -> Dataset:
     """Read a metadata.jsonl, or a folder with one or with one in each split's folder.
 
+    A line that is no JSON object is named and lost.
+
     Raises:
-        DataError: there is none, or a line is no JSON object.
+        DataError: there is none.
     """
-    files = [path] if path.is_file() else _files(path)
+    files = _files(tree)
     if not files:
-        raise DataError(path, f"holds no {METADATA}", "give the folder that contains it")
-    root = path if path.is_dir() else path.parent
-    reader = _Reader(path, read_class_file(root / CLASS_FILE))
+        raise DataError(tree.place, f"holds no {METADATA}", "give the folder that contains it")
+    reading = Reading(tree.place, tree, find_class_list(tree), pictures=None if images is None else Tree(images))
+    reader = _Reader(reading)
+    reading.meet(files=len(files))
     for file in files:
-        folder = file.parent.relative_to(root).as_posix()
-        for number, row in enumerate(_lines(file), start=1):
-            where = f"line {number}"
-            name = row.get("file_name")
-            if not isinstance(name, str) or not name:
-                raise DataError(file, f"line {number} has no file_name", "complete or remove the line")
-            stored = name if folder == "." or Path(name).is_absolute() else f"{folder}/{name}"
-            reader.add(row, stored, shown=f"{folder}/{file.name}", where=where, split=None if folder == "." else folder)
-    return reader.finish(images or root)
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8-sig") as stream:
-        number = 0
-        try:
-            for line in stream:
-                number += 1
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError("no JSON object")
-                    yield row
-        except (ValueError, RecursionError) as error:
-            raise DataError(file, f"is damaged in line {number} ({error})", "write it again or copy it again") from None
+        lines = reading.read(file, lambda content: decoded(content).split("\n")) or []
+        folder = folder_of(file)
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                reader.add_line(line, file, f"line {number}", folder)
+    reading.note_unlisted()
+    return reader.finish()
 
 
 def from_rows(
@@ -111,11 +94,12 @@ def from_rows(
     Raises:
         DataError: a picture exists in memory only and no folder was given.
     """
-    reader = _Reader("the rows", class_map or _names_in_features(rows))
+    reading = Reading("the rows", Tree(Path(root)), class_map or _names_in_features(rows))
+    reader = _Reader(reading)
     for number, row in enumerate(rows):
         path = _picture_path(row, number, Path(images) if images is not None else None)
         reader.add(row, path, shown="row", where=str(number), split=split)
-    return reader.finish(Path(root))
+    return reader.finish()
 
 
 def _names_in_features(rows: Any) -> ClassMap | None:
@@ -146,9 +130,10 @@ def _picture_path(row: Mapping[str, Any], number: int, folder: Path | None) -> s
     target = folder / f"{number:08d}.png"
     if isinstance(image, Mapping) and image.get("bytes"):
         target = target.with_suffix(".jpg" if image["bytes"][:2] == b"\xff\xd8" else ".png")
-        target.write_bytes(image["bytes"])
+        atomic_write(target, image["bytes"], durable=False)
     elif hasattr(image, "save"):
-        image.save(target)
+        with atomic_path(target, durable=False) as partial:
+            image.save(partial)
     else:
         raise DataError(
             f"row {number}", f"its image is {type(image).__name__}", "give a path, a Pillow picture or bytes"
@@ -157,61 +142,60 @@ def _picture_path(row: Mapping[str, Any], number: int, folder: Path | None) -> s
 
 
 class _Reader:
-    def __init__(self, source: object, class_map: ClassMap | None) -> None:
-        self._source = source
-        self.findings, self._builder, self._coder = Findings(), Builder(), LabelCoder(class_map)
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def add_line(self, line: str, file: str, where: str, folder: str) -> None:
+        """Take a line of a metadata.jsonl."""
+        reading = self._reading
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("it is no JSON object")
+        except (ValueError, RecursionError) as error:
+            reading.lose_part(file, where, f"cannot be read ({error})")
+            return
+        written = row.get("file_name")
+        if not isinstance(written, str) or not written:
+            raise DataError(reading.tree.root / file, f"{where} has no file_name", "complete or remove the line")
+        found = reading.find(written, (folder, "") if reading.pictures is reading.tree else ("", folder))
+        self.add(row, found, shown=file, where=where, split=folder.rpartition("/")[2] or None)
 
     def add(self, row: Mapping[str, Any], path: str, *, shown: str, where: str, split: str | None) -> None:
-        own_split = row.get("split")
-        try:
-            picture = self._builder.add_picture(
-                path,
-                image_id=row["image_id"] if isinstance(row.get("image_id"), (int, str)) else None,
-                size_hw=self._size_hw(row, path),
-                split=own_split if isinstance(own_split, str) and own_split else split,
-            )
-        except ContractError as error:
-            raise DataError(f"{shown} {where}", str(error), "correct it") from None
-        for number, found in enumerate(_objects(row)):
-            self._add_object(picture, found, shown, f"{where}, object {number}")
+        """Take a row, whose picture is at `path`."""
+        own_split, image_id = row.get("split"), row.get("image_id")
+        objects = list(_objects(row))
+        self._reading.meet(pictures=1, boxes=len(objects))
+        picture = self._reading.add_picture(
+            path,
+            shown=shown,
+            where=where,
+            image_id=image_id if isinstance(image_id, (int, str)) else None,
+            size_hw=(row.get("height"), row.get("width")),
+            split=own_split if isinstance(own_split, str) and own_split else split,
+        )
+        for number, found in enumerate(objects):
+            self._reading.add_box(picture, shown, _object(found, f"{where}, object {number}"))
 
-    def _size_hw(self, row: Mapping[str, Any], path: str) -> tuple[int, int] | None:
-        height, width = whole_number(row.get("height")), whole_number(row.get("width"))
-        if height is not None and width is not None and 0 < height < LARGEST_PX and 0 < width < LARGEST_PX:
-            return height, width
-        if row.get("height") is not None or row.get("width") is not None:
-            self.findings.add("size_unusable", path)
-        return None
+    def finish(self) -> Dataset:
+        """The data set."""
+        return self._reading.finish(f"add a {CLASS_FILE} with the class names")
 
-    def _add_object(self, picture: int, found: Mapping[str, Any], shown: str, where: str) -> None:
-        category = next((found[key] for key in _CATEGORY_KEYS if found.get(key) is not None), None)
-        if isinstance(category, str):
-            code = self._coder.code(category, None)
-        else:
-            number = whole_number(category)
-            code = None if number is None else self._coder.code(None, number)
-        if code is None:
-            self.findings.add(
-                "unknown_class",
-                shown,
-                where,
-                f"category {category!r} is not in the class list; the box is lost",
-                lost=1,
-            )
-            return
-        try:
-            x, y, width, height = (float(value) for value in found["bbox"])
-        except (KeyError, TypeError, ValueError):
-            x = y = width = height = math.nan
-        bits = flag_bits(*(next((found[key] for key in keys if key in found), None) for keys in _FLAG_KEYS))
-        area = usable_area(found.get("area"), self.findings, shown, where)
-        box_xyxy = (x, y, x + width, y + height)
-        if not self._builder.add_box(picture, code, box_xyxy, flags=bits, area=area):
-            self.findings.add("unparsable_box", shown, where, f"bbox is {found.get('bbox')!r}; the box is lost", lost=1)
 
-    def finish(self, root: Path) -> Dataset:
-        class_map, relabel = self._coder.finish(self._source, self.findings, f"add a {CLASS_FILE} with the class names")
-        return Dataset(self._builder.finish(relabel), class_map, root, findings=self.findings)
+def _object(found: Mapping[str, Any], where: str) -> Object:
+    category = next((found[key] for key in _CATEGORY_KEYS if found.get(key) is not None), None)
+    sides = numbers(found["bbox"], 4) if "bbox" in found else None
+    box = None if sides is None else (sides[0], sides[1], sides[0] + sides[2], sides[1] + sides[3])
+    bits = flag_bits(*(next((found[key] for key in keys if key in found), None) for keys in _FLAG_KEYS))
+    return Object(
+        where,
+        category if isinstance(category, str) else None,
+        box,
+        f"bbox = {found.get('bbox')!r}",
+        class_id=None if isinstance(category, str) else whole_number(category),
+        flags=bits,
+        area=found.get("area"),
+    )
 
 
 def _objects(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -232,16 +216,14 @@ def _objects(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def write(dataset: Dataset, path: Path, *, copy: CopyMode = "link", exist_ok: bool = False) -> WriteReport:
     """Write a picture folder; boxes without an area get that of the box, which training scripts expect."""
     report = WriteReport(start_folder(path, exist_ok=exist_ok))
-    names, renamed = flat_names(list(dataset.paths))
-    if renamed:
-        report.note(f"{renamed} pictures renamed because of equal or unusable names")
+    names = named_flat(dataset, report)
     split_names, codes = dataset.columns.split_names, dataset.columns.split_codes.tolist()
     folders = [path if code < 0 else path / split_names[code] for code in codes]
     place_pictures(dataset, [folder / name for folder, name in zip(folders, names, strict=True)], copy, report)
     write_class_file(path / CLASS_FILE, dataset.class_map)
     for folder in dict.fromkeys(folders or [path]):
         folder.mkdir(exist_ok=True)
-        with (folder / METADATA).open("w", encoding="utf-8") as stream:
+        with atomic_path(folder / METADATA) as partial, partial.open("w", encoding="utf-8") as stream:
             for i, placed in enumerate(folders):
                 if placed == folder:
                     name = names[i] if copy != "false" else stored_path(dataset, i, folder)

@@ -11,16 +11,20 @@ from typing import Any
 from multibox.data.class_lists import CLASS_FILE, class_map_of, read_class_file
 from multibox.data.columns import FLAGS
 from multibox.data.findings import DataError
-from multibox.data.formats.rows import COLUMNS, CORNERS, Row, check_columns, read_rows, rows_of
-from multibox.data.formats.table_pictures import table_paths
+from multibox.data.formats.csv import Header, table_folders
+from multibox.data.formats.rows import COLUMNS, CORNERS, Row, RowReader, picture_column, rows_of
 from multibox.data.picture_files import CopyMode
+from multibox.data.reading import Evidence, Reading
 from multibox.data.records import Dataset
+from multibox.data.tree import Tree
 from multibox.data.write_report import WriteReport, start_file
 from multibox.errors import MissingDependencyError
+from multibox.files import atomic_path
 from multibox.spec.classes import ClassMap
 
 __all__ = ["evidence", "read", "write"]
 
+SUFFIX = ".parquet"
 METADATA_KEY = b"multibox.classes"
 CHUNK_ROWS = 1 << 16
 
@@ -34,15 +38,19 @@ def _pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def evidence(path: Path) -> str | None:
-    """What makes a file or folder look like a Parquet table, or None."""
-    if path.is_file():
-        return "a .parquet file" if path.suffix.lower() == ".parquet" else None
-    files = sorted(path.glob("*.parquet"))
-    return f"found {files[0].name}" if len(files) == 1 else None
+def evidence(tree: Tree) -> Evidence | None:
+    """The Parquet table of a tree."""
+    if tree.is_file:
+        return Evidence("a .parquet file")
+    files = _files(tree)
+    return Evidence(f"found {files[0]}", sure=False) if len(files) == 1 else None
 
 
-def read(path: Path, *, split: str | None = None, images: Path | None = None) -> Dataset:
+def _files(tree: Tree) -> list[str]:
+    return [file for file in tree.annotations(SUFFIX) if tree.is_file or "/" not in file]
+
+
+def read(tree: Tree, *, split: str | None = None, images: Path | None = None) -> Dataset:
     """Read a Parquet file, or the one in a folder. Paths count from the file's folder, or from `images`.
 
     Raises:
@@ -50,36 +58,45 @@ def read(path: Path, *, split: str | None = None, images: Path | None = None) ->
         MissingDependencyError: pyarrow is not installed.
     """
     pyarrow, parquet = _pyarrow()
-    files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    files = _files(tree)
     if len(files) != 1:
-        raise DataError(path, f"holds {len(files)} .parquet files", "give the file")
-    source = files[0]
+        raise DataError(tree.place, f"holds {len(files)} {SUFFIX} files", "give the file")
+    source = tree.root / files[0]
     try:
         with parquet.ParquetFile(source) as file:
-            header = list(file.schema_arrow.names)
-            check_columns(source, header)
+            names = list(file.schema_arrow.names)
+            header = Header.of(source, names)
             class_map = _class_map(source, file.schema_arrow.metadata or {})
-            rows = _rows(file, [name for name in COLUMNS if name in header])
-            return read_rows(
-                source, rows, root=images or source.parent, class_map=class_map, has_score="confidence" in header
-            )
+            reading = Reading(source, tree, class_map, pictures=None if images is None else Tree(images))
+            reading.meet(files=1)
+            if header.has_score:
+                reading.findings.add("score_ignored", files[0])
+            rows = RowReader(reading, files[0], table_folders(files[0]), unit=header.unit)
+            for where, row in _rows(file, [names[at] if at >= 0 else None for at in header.positions]):
+                rows.add(where, row)
+            reading.account.files_read += 1
+            reading.note_unlisted()
+            return reading.finish(f"add a {source.stem}.{CLASS_FILE} with the class names")
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(source, f"cannot be read as Parquet ({error})", "write it again or copy it again") from None
 
 
 def _class_map(source: Path, metadata: dict[bytes, bytes]) -> ClassMap | None:
     if METADATA_KEY not in metadata:
-        return read_class_file(source.with_suffix("." + CLASS_FILE), text=False)
+        place = source.with_suffix("." + CLASS_FILE)
+        return read_class_file(place) if place.is_file() else None
     data = json.loads(metadata[METADATA_KEY])
     return class_map_of(source, list(data["names"]), list(data["ids"]))
 
 
-def _rows(file: Any, names: list[str]) -> Iterator[tuple[str, Row]]:
+def _rows(file: Any, names: list[str | None]) -> Iterator[tuple[str, Row]]:
+    """The rows; `names` are the columns to take for COLUMNS, None for one that is not there."""
     number = 0
-    for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=names):
-        values = {name: batch.column(name).to_pylist() for name in names}
+    used = [name for name in names if name is not None]
+    for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=used):
+        values = {name: batch.column(name).to_pylist() for name in used}
         empty = [None] * batch.num_rows
-        for row in zip(*(values.get(name, empty) for name in COLUMNS), strict=True):
+        for row in zip(*(empty if name is None else values[name] for name in names), strict=True):
             number += 1
             yield f"row {number}", row
 
@@ -92,7 +109,7 @@ def write(dataset: Dataset, path: Path, *, copy: CopyMode = "false", exist_ok: b
     """
     pyarrow, parquet = _pyarrow()
     report = WriteReport(start_file(path, exist_ok=exist_ok))
-    paths = table_paths(dataset, path.parent, copy, report)
+    paths = picture_column(dataset, path.parent, copy, report)
     for shown in paths:
         if any("\ud800" <= char <= "\udfff" for char in shown):
             raise DataError(path, f"cannot hold the file name {shown!r}, which is no UTF-8", "rename the picture")
@@ -102,7 +119,7 @@ def write(dataset: Dataset, path: Path, *, copy: CopyMode = "false", exist_ok: b
     metadata = {METADATA_KEY: json.dumps(dataset.class_map.to_dict()).encode()}
     schema = pyarrow.schema([(name, types[name]) for name in COLUMNS], metadata=metadata)
     rows = rows_of(dataset, paths)
-    with parquet.ParquetWriter(path, schema) as writer:
+    with atomic_path(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
         while chunk := list(islice(rows, CHUNK_ROWS)):
             arrays = []
             for name, values in zip(COLUMNS, zip(*chunk, strict=True), strict=True):

@@ -2,118 +2,121 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from multibox.data.class_lists import CLASS_FILE, LabelCoder, usable_area, whole_number
-from multibox.data.columns import FLAGS, LARGEST_PX, Builder, decode_id, flag_bits
-from multibox.data.findings import DataError, Findings
+from multibox.data.class_lists import whole_number
+from multibox.data.columns import FLAGS, decode_id, flag_bits
+from multibox.data.picture_files import CopyMode, named_flat, place_pictures, stored_path
+from multibox.data.reading import Object, Reading
 from multibox.data.records import Dataset
-from multibox.data.write_report import shortest
-from multibox.errors import ContractError
-from multibox.spec.classes import ClassMap
+from multibox.data.shapes import Box
+from multibox.data.write_report import WriteReport, shortest
 
-__all__ = ["COLUMNS", "CORNERS", "REQUIRED", "check_columns", "read_rows", "rows_of"]
+__all__ = ["COLUMNS", "CORNERS", "Row", "RowReader", "picture_column", "rows_of"]
 
 CORNERS = ("x1", "y1", "x2", "y2")
-REQUIRED = ("path", *CORNERS)
 COLUMNS = ("path", "width", "height", "name", "class_id", *CORNERS, *FLAGS, "area", "split", "image_id")
 """class_id is the label, 0 … C−1; the corners are pixels of the upright picture."""
 
 Row = tuple[Any, ...]
 
 
-def check_columns(source: object, header: list[str]) -> None:
-    """DataError unless a table has the columns that it must have."""
-    lacking = [name for name in REQUIRED if name not in header]
-    if lacking or not {"name", "class_id"} & set(header):
-        lacking = lacking or ["name"]
-        raise DataError(
-            source,
-            f"has no column {', '.join(lacking)}",
-            f"name the columns {', '.join(COLUMNS[:9])} in its first line",
-        )
+class RowReader:
+    """Takes rows, whose values are in the order of COLUMNS and may be text or numbers; None and "" are empty.
 
+    The rows of a picture need not be together.
 
-def read_rows(
-    source: Path, rows: Iterable[tuple[str, Row]], *, root: Path, class_map: ClassMap | None, has_score: bool = False
-) -> Dataset:
-    """A data set from (place, values in the order of COLUMNS); the rows of a picture need not be together.
-
-    Values may be text or numbers; None and "" are empty.
+    Args:
+        reading: the data set.
+        file: the table, relative to the root of the tree.
+        folders: where the pictures may lie, relative to their root.
+        unit: corners are parts of the picture's sides instead of pixels.
+        split: that of rows which name none.
     """
-    reader = _Reader(source, class_map)
-    for where, row in rows:
-        reader.add(where, row)
-    if has_score:
-        reader.findings.add("score_ignored", source)
-    remedy = f"add a {source.stem}.{CLASS_FILE} with the class names"
-    class_map, relabel = reader.coder.finish(source, reader.findings, remedy)
-    return Dataset(reader.builder.finish(relabel), class_map, root, findings=reader.findings)
 
-
-class _Reader:
-    def __init__(self, source: Path, class_map: ClassMap | None) -> None:
-        self._shown = source.name
-        self.findings, self.builder, self.coder = Findings(), Builder(), LabelCoder(class_map)
+    def __init__(
+        self, reading: Reading, file: str, folders: list[str], *, unit: bool = False, split: str | None = None
+    ) -> None:
+        self._reading, self._file, self._folders, self._unit, self._split = reading, file, folders, unit, split
         self._pictures: dict[tuple[str, str | None], int] = {}
-        self._sizes: dict[int, tuple[int, int] | None] = {}
+        self._by_path: dict[tuple[str, str | None], int] = {}
+        self._declared: dict[int, tuple[int, int] | None] = {}
+        self._actual: dict[int, tuple[int, int] | None] = {}
 
     def add(self, where: str, row: Row) -> None:
+        """Take a row."""
+        reading = self._reading
         path, width, height, name, class_id, x1, y1, x2, y2, *flags, area, split, image_id = row
+        lone = all(_empty(value) for value in (name, class_id, x1, y1, x2, y2))
+        reading.meet(boxes=not lone)
         if _empty(path):
-            self.findings.add(
-                "unknown_picture", self._shown, where, "the row names no picture; its box is lost", lost=1
-            )
+            message = "the row names no picture; its box is lost"
+            reading.findings.add("unknown_picture", self._file, where, message, lost=not lone)
             return
         size = (None, None) if _empty(width) and _empty(height) else (height, width)
-        picture = self._picture(where, str(path), size, None if _empty(split) else str(split), image_id)
-        if all(_empty(value) for value in (name, class_id, x1, y1, x2, y2)):
+        picture = self.picture(where, str(path), size, self._split if _empty(split) else str(split), image_id)
+        if lone:
             return
         number = None if _empty(class_id) else whole_number(class_id)
-        code = (
-            None
-            if number is None and not _empty(class_id)
-            else self.coder.code(None if _empty(name) else str(name), number)
-        )
-        if code is None:
-            message = f"class {name!r} with class_id {class_id!r} is not in the class list; the box is lost"
-            self.findings.add("unknown_class", self._shown, where, message, lost=1)
+        if number is None and not _empty(class_id):
+            message = f"class_id is {class_id!r}, no whole number; the box is lost"
+            reading.findings.add("unknown_class", self._file, where, message, lost=1)
             return
-        try:
-            box_xyxy = (float(x1), float(y1), float(x2), float(y2))
-        except (TypeError, ValueError):
-            box_xyxy = (math.nan,) * 4
-        usable = None if _empty(area) else usable_area(area, self.findings, self._shown, where)
-        if not self.builder.add_box(picture, code, box_xyxy, flags=flag_bits(*flags), area=usable):
-            message = f"x1, y1, x2, y2 are {(x1, y1, x2, y2)}; the box is lost"
-            self.findings.add("unparsable_box", self._shown, where, message, lost=1)
+        box = _floats(x1, y1, x2, y2)
+        if self._unit and box is not None:
+            box = self._in_pixels(picture, box, where)
+            if box is None:
+                return
+        found = Object(
+            where,
+            None if _empty(name) else str(name),
+            box,
+            f"x1, y1, x2, y2 = {(x1, y1, x2, y2)}",
+            class_id=number,
+            flags=flag_bits(*flags),
+            area=None if _empty(area) else area,
+        )
+        reading.add_box(picture, self._file, found)
 
-    def _picture(self, where: str, path: str, size: tuple[Any, Any], split: str | None, image_id: Any) -> int:
-        key = (path, split)
+    def picture(self, where: str, written: str, size: tuple[Any, Any], split: str | None, image_id: Any) -> int:
+        """The index of a picture, which is added when it is met first."""
+        reading, key = self._reading, (written, split)
         picture = self._pictures.get(key)
-        size_hw = self._size_hw(where, size)
         if picture is None:
-            own_id = path if _empty(image_id) else decode_id(str(image_id))
-            try:
-                picture = self.builder.add_picture(path, image_id=own_id, size_hw=size_hw, split=split)
-            except ContractError as error:
-                raise DataError(self._shown, f"{where}: {error}", "correct the row") from None
-            self._pictures[key], self._sizes[picture] = picture, size_hw
-        elif size_hw != self._sizes[picture]:
-            self.findings.add("conflicting_size", path, where)
+            path = reading.find(written, self._folders, again=True)
+            picture = self._by_path.get((path, split))
+        if picture is None:
+            reading.meet(pictures=1)
+            own_id = written if _empty(image_id) else decode_id(str(image_id))
+            picture = reading.add_picture(
+                path, shown=self._file, where=where, image_id=own_id, size_hw=size, split=split
+            )
+            self._by_path[path, split] = picture
+            self._declared[picture] = reading.size_hw(size, self._file, where) if size != (None, None) else None
+        elif size != (None, None) and reading.size_hw(size, self._file, where) != self._declared[picture]:
+            reading.findings.add("conflicting_size", written, where)
+        self._pictures[key] = picture
         return picture
 
-    def _size_hw(self, where: str, size: tuple[Any, Any]) -> tuple[int, int] | None:
-        height, width = whole_number(size[0]), whole_number(size[1])
-        if height is not None and width is not None and 0 < height < LARGEST_PX and 0 < width < LARGEST_PX:
-            return height, width
-        if size != (None, None):
-            self.findings.add("size_unusable", self._shown, where)
+    def _in_pixels(self, picture: int, box: Box, where: str) -> Box | None:
+        if picture not in self._actual:
+            path = self._reading.builder.path(picture)
+            self._actual[picture] = self._reading.actual_size_hw(path) or self._declared[picture]
+        size_hw = self._actual[picture]
+        if size_hw is None:
+            self._reading.findings.add("size_unknown", self._file, where, lost=1)
+            return None
+        return box[0] * size_hw[1], box[1] * size_hw[0], box[2] * size_hw[1], box[3] * size_hw[0]
+
+
+def _floats(*values: Any) -> Box | None:
+    try:
+        return float(values[0]), float(values[1]), float(values[2]), float(values[3])
+    except (TypeError, ValueError):
         return None
 
 
@@ -139,3 +142,13 @@ def rows_of(dataset: Dataset, paths: Iterable[str]) -> Iterator[Row]:
         for box, label, bits, area in details:
             flags = (bits >> bit & 1 for bit in range(len(FLAGS)))
             yield (*head, names[label], label, *box, *flags, None if np.isnan(area) else area, *tail)
+
+
+def picture_column(dataset: Dataset, folder: Path, copy: CopyMode, report: WriteReport) -> list[str]:
+    """The path column of a table in `folder`; pictures to be copied or linked go into images/ beside it."""
+    if copy == "false":
+        place_pictures(dataset, [], copy, report)
+        return [stored_path(dataset, i, folder) for i in range(len(dataset))]
+    names = named_flat(dataset, report)
+    place_pictures(dataset, [folder / "images" / name for name in names], copy, report)
+    return [f"images/{name}" for name in names]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from multibox.data.columns import FLAGS, decode_id
-from multibox.data.picture_files import CopyMode, flat_names, place_pictures, stored_path
+from multibox.data.picture_files import CopyMode, named_flat, place_pictures, stored_path
 from multibox.data.records import Dataset, box_area
-from multibox.data.write_report import WriteReport, shortest, start_file, start_folder
+from multibox.data.write_report import WriteReport, counted, shortest, start_file, start_folder
+from multibox.files import atomic_path
 
 __all__ = ["write"]
 
@@ -38,11 +39,12 @@ def write(dataset: Dataset, path: Path, *, copy: CopyMode = "false", exist_ok: b
         file = path if single else folder / ANNOTATION_FOLDER / (f"instances_{name}.json" if name else "instances.json")
         _write_file(part, file, names, _ids(part, report), split=name)
     if copy == "false":
-        report.note(f"the {len(dataset)} pictures stay where they are")
+        place_pictures(dataset, [], copy, report)
     extra = int((dataset.columns.flags & ~np.uint8(1) != 0).sum())
     if extra:
         report.note(
-            f"{extra} boxes carry difficult, truncated or occluded in extra keys, which other COCO tools ignore"
+            f"{counted(extra, 'box carries', 'boxes carry')} difficult, truncated or occluded in extra keys, "
+            "which other COCO tools ignore"
         )
     return report
 
@@ -52,9 +54,7 @@ def _place(part: Dataset, images: Path, base: Path | None, *, copy: CopyMode, re
     if copy == "false":
         names = [stored_path(part, i, base or images) for i in range(len(part))]
         return names
-    names, renamed = flat_names(list(part.paths))
-    if renamed:
-        report.note(f"{renamed} pictures renamed because of equal or unusable names")
+    names = named_flat(part, report)
     place_pictures(part, [images / name for name in names], copy, report)
     return names if base is None else [(images / name).relative_to(base).as_posix() for name in names]
 
@@ -62,7 +62,8 @@ def _place(part: Dataset, images: Path, base: Path | None, *, copy: CopyMode, re
 def _ids(part: Dataset, report: WriteReport) -> list[int | str]:
     ids = [decode_id(text) for text in part.columns.image_ids]
     if len(set(ids)) < len(ids):
-        report.note(f"{len(ids) - len(set(ids))} image ids were used twice; pictures are numbered anew from 1")
+        twice = counted(len(ids) - len(set(ids)), "image id was", "image ids were")
+        report.note(f"{twice} used twice; pictures are numbered anew from 1")
         return list(range(1, len(ids) + 1))
     return ids
 
@@ -72,7 +73,7 @@ def _write_file(part: Dataset, file: Path, names: list[str], ids: list[int | str
     own: dict[str, Any] = {"split": split}
     if list(class_ids) != sorted(class_ids):
         own["class_order"] = list(class_ids)
-    with file.open("w", encoding="utf-8") as stream:
+    with atomic_path(file) as partial, partial.open("w", encoding="utf-8") as stream:
         stream.write('{"info": ' + json.dumps({"multibox": own}) + ',\n"categories": ')
         stream.write(json.dumps([{"id": i, "name": n} for i, n in zip(class_ids, part.class_map.names, strict=True)]))
         stream.write(',\n"images": [')

@@ -1,8 +1,11 @@
-"""Pascal VOC: Annotations/*.xml, JPEGImages/ and ImageSets/Main/<split>.txt.
+"""Pascal VOC: an XML file for each picture, in Annotations/ or beside the pictures.
 
 VOC counts pixels from 1 and includes the last one, so its (xmin, ymin, xmax, ymax) covers, between pixel edges,
 (xmin − 1, ymin − 1, xmax, ymax). What VOC has no element for is written as extra ones that its readers skip: <crowd>
 and <area> in an object, <image_id> in the annotation. `classes.json` beside the folders keeps the class list.
+
+Elements are known by their local names in any letter case. A file may hold several annotations, and an object several
+boxes; the boxes of its parts (a head, a hand) are no objects.
 """
 
 from __future__ import annotations
@@ -10,218 +13,247 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
-from xml.parsers import expat
+from xml.etree.ElementTree import Element
 
-from multibox.data.class_lists import CLASS_FILE, LabelCoder, read_class_file, usable_area, whole_number
-from multibox.data.columns import LARGEST_PX, Builder, decode_id, flag_bits
-from multibox.data.findings import DataError, Findings
-from multibox.data.formats.voc.write import ANNOTATIONS, CORNERS, FIRST_PIXEL, PICTURES, SETS, write
-from multibox.data.picture_files import pictures_below
+from multibox.data.class_lists import CLASS_FILE, find_class_list
+from multibox.data.columns import decode_id, flag_bits
+from multibox.data.findings import DataError
+from multibox.data.formats.voc.lists import Listed, SplitLists, key_of, list_files
+from multibox.data.formats.voc.write import ANNOTATIONS, CORNERS, FIRST_PIXEL, PICTURES
+from multibox.data.names import spelling, split_in_path
+from multibox.data.reading import Entry, Evidence, Object, Reading, xml_of
 from multibox.data.records import Dataset
-from multibox.errors import ContractError
+from multibox.data.shapes import Box, around_points, around_sides, numbers
+from multibox.data.tree import Tree, folder_of, stem_of, suffix_of
+from multibox.pictures.read import PICTURE_SUFFIXES
 
-__all__ = ["evidence", "read", "write"]
+__all__ = ["evidence", "read"]
 
-_KNOWN_ORDER = ("train", "val", "test")
-_UNIONS = frozenset({"trainval", "all"})
-
-
-def evidence(path: Path) -> str | None:
-    """What makes a folder look like Pascal VOC, or None."""
-    if not path.is_dir() or next((path / ANNOTATIONS).glob("*.xml"), None) is None:
-        return None
-    return f"found {ANNOTATIONS}/*.xml" + (" and ImageSets/" if (path / SETS).is_dir() else "")
+SUFFIX = ".xml"
+MOST_LOOKED_AT = 60
+_FOLDERS = frozenset({"annotations", "annotation", "xml", "xmls", "labels", "label", "images"})
+_SHAPES = ("bndbox", "polygon", "robndbox")
+_FLAGS = ("crowd", "difficult", "truncated", "occluded")
 
 
-def read(path: Path, *, split: str | None = None, images: Path | None = None) -> Dataset:
-    """Read a Pascal VOC folder.
+def holds(root: Element) -> bool:
+    """Whether an XML file is Pascal VOC's."""
+    return root.tag == "annotation" or next(root.iter("bndbox"), None) is not None
 
-    Without `split` every picture that has an annotation or is listed in ImageSets/Main is read, once: it belongs to
-    the first list that names it, in the order train, val, test, others; trainval only for what no other list names.
-    All annotation files are read even then, unless there is a class file: the class list must not depend on the split.
+
+def evidence(tree: Tree) -> Evidence | None:
+    """The XML files of a tree that lie in a folder for them, or beside a picture with their name."""
+    files = tree.annotations(SUFFIX)
+    if not tree.is_file:
+        beside = {key_of(path) for path in tree.pictures}
+        files = [file for file in files if key_of(file) in beside or _is_layout(file)]
+    step = max(1, len(files) // MOST_LOOKED_AT)
+    first = next((file for file in files[::step] if _looks_right(tree.root / file)), None)
+    if first is None or tree.is_file:
+        return None if first is None else Evidence("a .xml file")
+    folder = first.split("/")[0]
+    if spelling(folder) != spelling(ANNOTATIONS):
+        return Evidence(f"found {first}", sure=False)
+    return Evidence(f"found {folder}/*.xml" + (" and ImageSets/" if list_files(tree.files) else ""))
+
+
+def _is_layout(file: str) -> bool:
+    """Whether a file lies in a folder for annotations, or its folders are only such as are named for them or splits."""
+    folders = folder_of(file).split("/") if "/" in file else []
+    if folders and spelling(folders[0]) in _FOLDERS:
+        return True
+    return all(spelling(folder) in _FOLDERS or split_in_path(f"{folder}/x") for folder in folders)
+
+
+def _looks_right(path: Path) -> bool:
+    try:
+        return holds(xml_of(path.read_bytes()))
+    except ValueError:
+        return True  # damaged, which the reader says
+
+
+def read(tree: Tree, *, split: str | None = None, images: Path | None = None) -> Dataset:
+    """Read Pascal VOC.
+
+    The split of a picture is that of the lists in ImageSets/Main, or else a folder named like one. Every picture is
+    read once: it belongs to the first list that names it, in the order train, val, test, others; trainval only for
+    what no other list names. Where there are lists and a class list, only the wanted split is read.
 
     Raises:
-        DataError: there is no Annotations folder, or no list for the split.
+        DataError: there are no annotation files, or there is no list for the wanted split.
     """
-    if not (path / ANNOTATIONS).is_dir():
-        raise DataError(path, f"has no folder {ANNOTATIONS}/", "give the folder that contains it, such as VOC2012")
-    reader = _Reader(path, images or path / PICTURES)
-    for stem, name in reader.listed(split):
-        reader.add(stem, name)
-    remedy = f"add a {CLASS_FILE} or classes.txt with the class names"
-    if split is not None and reader.class_map is None:
-        reader.note_other_classes()
-    class_map, relabel = reader.coder.finish(path, reader.findings, remedy)
-    return Dataset(reader.builder.finish(relabel), class_map, path, findings=reader.findings)
+    reading = Reading(tree.place, tree, find_class_list(tree), pictures=None if images is None else Tree(images))
+    files = tree.annotations(SUFFIX)
+    if not files and not (tree.root / ANNOTATIONS).is_dir():
+        raise DataError(tree.place, f"has no .xml file in {ANNOTATIONS}/ or beside the pictures", "check the path")
+    lists = SplitLists(reading, split)
+    reader = _Reader(reading, files)
+    if lists:
+        reader.add_listed(lists)
+    if split is None or not lists or not reading.coder.is_closed:  # the class list must not depend on the split
+        reader.add_others(bool(lists), tell=split is None)
+    if split is None:
+        reader.note_class_lists(lists)
+        reading.note_unlisted()
+    return reading.finish(f"add a {CLASS_FILE} or classes.txt with the class names")
 
 
 class _Reader:
-    def __init__(self, root: Path, pictures: Path) -> None:
-        self._root = root
-        self.findings, self.builder = Findings(), Builder()
-        self.class_map = read_class_file(root / CLASS_FILE)
-        self.coder = LabelCoder(self.class_map)
-        self._prefix = f"{pictures.relative_to(root).as_posix()}/" if pictures.is_relative_to(root) else f"{pictures}/"
-        self._files: dict[str, str] = {}
-        self._stems: dict[str, str] = {}
-        for file in pictures_below(pictures) if pictures.is_dir() else ():
-            name = file.relative_to(pictures).as_posix()
-            self._files[name] = name
-            self._stems.setdefault(name.rpartition(".")[0], name)
-        self._annotated = sorted(file.stem for file in (root / ANNOTATIONS).glob("*.xml"))
-        self._seen: set[str] = set()
+    def __init__(self, reading: Reading, files: list[str]) -> None:
+        self._reading = reading
+        self._files = sorted(files, key=lambda file: (folder_of(file), stem_of(file)))
+        self._left = dict.fromkeys(self._files)
+        self._by_end: dict[str, list[str]] = {}
+        for file in self._files:
+            parts = key_of(file).split("/")
+            for start in range(len(parts)):
+                self._by_end.setdefault("/".join(parts[start:]), []).append(file)
+        self._ids: set[str] = set()
 
-    def listed(self, split: str | None) -> Iterator[tuple[str, str | None]]:
-        """(stem, split) of every picture to read, each once."""
-        lists = {file.stem: file for file in sorted((self._root / SETS).glob("*.txt"))}
-        # aeroplane_train.txt says for each picture of train.txt whether it shows an aeroplane.
-        names = [name for name in lists if not any(name.endswith(f"_{other}") for other in lists)]
-        names.sort(key=lambda n: (n in _UNIONS, _KNOWN_ORDER.index(n) if n in _KNOWN_ORDER else len(_KNOWN_ORDER), n))
-        if split is not None:
-            if split not in names:
-                reason = f"has no list {split}.txt ({'there are ' + ', '.join(names) if names else 'it has no lists'})"
-                raise DataError(self._root / SETS, reason, "choose a split it has, or add the list")
-            names = [split]
-        for name in names:
-            yield from self._of_list(lists[name], name, wanted=split)
-        if split is None:
-            yield from self._unlisted(bool(names))
+    def add_listed(self, lists: SplitLists) -> None:
+        """Read what the lists name, in their order; a split of which no picture has an annotation file is named."""
+        items = [(listed, self._file_of(listed)) for listed in lists]
+        annotated = {listed.split for listed, file in items if file is not None}
+        lone: dict[str | None, list[str]] = {}
+        for listed, file in items:
+            if file is not None:
+                self._add_file(file, listed)
+            elif listed.split in annotated:
+                path = self._picture_of(listed)
+                self._reading.meet(pictures=1)
+                self._reading.findings.add("no_annotation_file", path)
+                self._reading.add_picture(path, shown=path, image_id=self._own_id(path), split=listed.split)
+            else:
+                lone.setdefault(listed.split, []).append(self._picture_of(listed))
+        for split, paths in lone.items():
+            self._reading.meet(pictures=len(paths))
+            self._reading.lose_split(split, paths)
 
-    def _of_list(self, file: Path, name: str, *, wanted: str | None) -> Iterator[tuple[str, str | None]]:
-        try:
-            lines = file.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
-        except OSError as error:
-            raise DataError(file, f"cannot be read ({error.strerror})", "check the file") from None
-        for number, line in enumerate(lines, start=1):
-            stem = line.strip()
-            if not stem:
-                continue
-            if stem in self._seen:
-                if name not in _UNIONS or wanted:
-                    self.findings.add("in_several_splits", stem, f"{file.name} line {number}")
-                continue
-            self._seen.add(stem)
-            yield stem, name
+    def _file_of(self, listed: Listed) -> str | None:
+        """The annotation file of a line: that in Annotations/ where several have the name."""
+        found = self._by_end.get(listed.key) or self._by_end.get(listed.key.rpartition("/")[2]) or []
+        usual = [file for file in found if spelling(file.split("/")[0]) == spelling(ANNOTATIONS)]
+        return next((file for file in usual or found if file in self._left), None)
 
-    def _unlisted(self, has_lists: bool) -> Iterator[tuple[str, str | None]]:
-        for stem in self._annotated:
-            if stem not in self._seen:
-                if has_lists:
-                    self.findings.add(
-                        "unlisted_picture",
-                        f"{ANNOTATIONS}/{stem}.xml",
-                        "",
-                        "is in no list; it was read and belongs to no split",
-                    )
-                self._seen.add(stem)
-                yield stem, None
-        for stem, name in self._stems.items():
-            if stem not in self._seen and has_lists:
-                self.findings.add(
-                    "unlisted_picture", self._prefix + name, "", "is in no list and has no annotation; it was not read"
-                )
-            elif stem not in self._seen:
-                yield stem, None
+    def _picture_of(self, listed: Listed) -> str:
+        name = listed.written.replace("\\", "/")
+        found = self._reading.partners(f"{PICTURES}/{listed.key}.xml")
+        named = [path for path in found if path.endswith(name)]
+        return (named or found or [f"{PICTURES}/{name}" + ("" if suffix_of(name) in PICTURE_SUFFIXES else ".jpg")])[0]
 
-    def note_other_classes(self) -> None:
-        """Take the classes of the annotations outside the chosen split into account."""
-        for stem in self._annotated:
-            if stem not in self._seen:
-                tree = self._parse(self._root / ANNOTATIONS / f"{stem}.xml")
-                for found in () if tree is None else tree.findall("object"):
-                    self.coder.code((found.findtext("name") or "").strip() or None, None)
+    def add_others(self, has_lists: bool, *, tell: bool) -> None:
+        """Read what no list names, and tell so."""
+        for file in list(self._left):
+            if has_lists and tell:
+                message = "is in no list; it was read and belongs to no split"
+                self._reading.findings.add("unlisted_picture", file, "", message)
+            self._add_file(file, None if has_lists else Listed("", "", split_in_path(file)))
+        if not has_lists:
+            self._reading.add_unannotated()
 
-    def add(self, stem: str, split: str | None) -> None:
-        """Read one annotation file."""
-        file = self._root / ANNOTATIONS / f"{stem}.xml"
-        tree = self._parse(file) if file.is_file() else None
-        if tree is None:
-            if not file.is_file():
-                self.findings.add("no_annotation_file", f"{ANNOTATIONS}/{stem}.xml")
-            self._add_picture(stem, ElementTree.Element("annotation"), split)
+    def _add_file(self, file: str, listed: Listed | None) -> None:
+        reading = self._reading
+        del self._left[file]
+        reading.meet(files=1)
+        root = reading.read(file, xml_of)
+        if root is None:
             return
-        picture = self._add_picture(stem, tree, split)
-        for number, found in enumerate(tree.findall("object"), start=1):
-            self._add_object(picture, found, f"{ANNOTATIONS}/{stem}.xml", f"object {number}")
-
-    def _parse(self, file: Path) -> ElementTree.Element | None:
-        try:
-            data = file.read_bytes()
-            # Without a document type there are no declarations; UTF-16 hides it from this look and has zero bytes.
-            if b"<!DOCTYPE" in data or b"\0" in data:
-                _refuse_entities(data)
-            return ElementTree.fromstring(data)
-        except (OSError, ElementTree.ParseError, expat.ExpatError, LookupError, ValueError) as error:
-            message = f"cannot be read ({error}); the picture is kept without its boxes"
-            self.findings.add("unparsable_annotation", f"{ANNOTATIONS}/{file.name}", "", message)
-            return None
-
-    def _add_picture(self, stem: str, tree: ElementTree.Element, split: str | None) -> int:
-        own_id = tree.findtext("image_id")
-        try:
-            return self.builder.add_picture(
-                self._picture_of(stem, tree),
-                image_id=stem if own_id is None else decode_id(own_id),
-                size_hw=self._size_hw(stem, tree),
-                split=split,
-            )
-        except ContractError as error:
-            raise DataError(self._root / SETS, str(error), "rename the list") from None
-
-    def _picture_of(self, stem: str, tree: ElementTree.Element) -> str:
-        named = (tree.findtext("filename") or "").strip()
-        # The stem comes first: it is what VOC goes by, and <filename> is often left over from copying.
-        if named in self._files and named.rpartition(".")[0] == stem:
-            return self._prefix + named
-        name = self._stems.get(stem) or self._files.get(named)
-        if name is not None:
-            return self._prefix + name
-        elsewhere = (tree.findtext("path") or "").strip()
-        if elsewhere and (self._root / elsewhere).is_file():
-            return elsewhere
-        return self._prefix + (named or f"{stem}.jpg")
-
-    def _size_hw(self, stem: str, tree: ElementTree.Element) -> tuple[int, int] | None:
-        size = tree.find("size")
-        if size is None:
-            return None
-        height, width = whole_number(size.findtext("height")), whole_number(size.findtext("width"))
-        if height is not None and width is not None and 0 < height < LARGEST_PX and 0 < width < LARGEST_PX:
-            return height, width
-        self.findings.add("size_unusable", f"{ANNOTATIONS}/{stem}.xml")
-        return None
-
-    def _add_object(self, picture: int, found: ElementTree.Element, path: str, where: str) -> None:
-        name = found.findtext("name") or ""
-        code = self.coder.code(name if self.class_map else name.strip(), None)
-        if code is None:
-            self.findings.add(
-                "unknown_class", path, where, f"class {name!r} is not in the class list; the box is lost", lost=1
-            )
+        if not holds(root):
+            reading.unread(file, f"it holds <{root.tag}>, no <annotation>")
             return
-        texts = [found.findtext(f"bndbox/{corner}") for corner in CORNERS]
-        try:
-            xmin, ymin, xmax, ymax = (float(text or "") for text in texts)
-        except ValueError:
-            xmin = ymin = xmax = ymax = math.nan
-        bits = flag_bits(*(found.findtext(flag) for flag in ("crowd", "difficult", "truncated", "occluded")))
-        area = usable_area((found.findtext("area") or "").strip(), self.findings, path, where)
-        box_xyxy = (xmin - FIRST_PIXEL, ymin - FIRST_PIXEL, xmax, ymax)
-        if not self.builder.add_box(picture, code, box_xyxy, flags=bits, area=area):
-            self.findings.add(
-                "unparsable_box", path, where, f"{'/'.join(CORNERS)} are {texts}; the box is lost", lost=1
-            )
-        elif found.find("part") is not None or found.findtext("pose") not in {None, "", "Unspecified"}:
-            self.findings.add("detail_not_kept", path, where)
+        found = [*root.iter("annotation")] or [root]
+        found = [element for element in found if len(found) == 1 or element.find("filename") is not None] or found
+        for number, element in enumerate(found):
+            entry = _entry(element)
+            several = len(found) > 1
+            path = reading.find(entry.picture) if several else self._picture(file, entry.picture, element)
+            entry.split = None if listed is None else listed.split or split_in_path(path)
+            own_id = element.findtext("image_id")
+            entry.image_id = self._own_id(path if several else file) if own_id is None else decode_id(own_id)
+            reading.add(entry, path, file, f"annotation {number}" if several else "")
+
+    def _own_id(self, path: str) -> str:
+        """The name without folders and suffix; the path where another picture has that name."""
+        own = stem_of(path) if stem_of(path) not in self._ids else path
+        self._ids.add(own)
+        return own
+
+    def _picture(self, file: str, written: str, element: Element) -> str:
+        """The picture of an annotation file: by its name, by <filename>, by <path>."""
+        reading = self._reading
+        if reading.partners(file):
+            return reading.partner(file, written)
+        found = reading.look(written or stem_of(file), (folder_of(file), PICTURES, "images", ""))
+        elsewhere = (element.findtext("path") or "").strip()
+        if found is None and elsewhere and (reading.pictures.root / elsewhere).is_file():
+            found = elsewhere
+        usual = spelling(file.split("/")[0]) == spelling(ANNOTATIONS)
+        folder = PICTURES if usual and reading.pictures is reading.tree else folder_of(file)
+        name = written or f"{stem_of(file)}.jpg"
+        return found or (f"{folder}/{name}" if folder else name)
+
+    def note_class_lists(self, lists: SplitLists) -> None:
+        """Name the lists that were taken for a class's although there is no such class."""
+        for name in lists.of_classes:
+            if not any(spelling(name).startswith(f"{spelling(known)}_") for known in self._reading.coder.names()):
+                message = f"its lines end in −1, 0 or 1, but there is no such class; split={name} reads it as a split"
+                self._reading.findings.add("list_of_class", f"{name}.txt", "", message)
 
 
-def _refuse_entities(data: bytes) -> None:
-    """Entities can blow a small file up; annotations have no use for them."""
+def _entry(annotation: Element) -> Entry:
+    """What one <annotation> says."""
+    size = annotation.find("size")
+    declared = (None, None) if size is None else (size.findtext("height") or "", size.findtext("width") or "")
+    entry = Entry((annotation.findtext("filename") or "").strip(), size_hw=declared)
+    left = sum(1 for _ in _below(annotation, _SHAPES, without=("part", "annotation")))
+    for number, found in enumerate(_below(annotation, ("object",), without=("part", "annotation")), start=1):
+        shapes = [*_below(found, _SHAPES, without=("part", "object"))]
+        left -= len(shapes)
+        where = f"object {number}"
+        # A polygon beside a box is a detail of it, and an object without any place is met as well.
+        boxes = [shape for shape in shapes if shape.tag == "bndbox"] or shapes
+        for shape in boxes:
+            _add_object(entry, found, shape, where)
+        if not boxes:
+            _add_object(entry, found, None, where)
+        if found.find("part") is not None or found.findtext("pose") not in {None, "", "Unspecified"}:
+            entry.notes.append(("detail_not_kept", where, ""))
+    for _ in range(left):
+        entry.objects.append(Object("outside every <object>", None, None, "a box"))
+    entry.met = len(entry.objects)
+    return entry
 
-    def refuse(*_: object) -> None:
-        raise ElementTree.ParseError("it declares entities")
 
-    parser = expat.ParserCreate()
-    parser.EntityDeclHandler = refuse
-    parser.Parse(data, True)
+def _below(root: Element, tags: tuple[str, ...], *, without: tuple[str, ...]) -> Iterator[Element]:
+    """The elements with these tags below `root`, without those below an element with one of the tags `without`."""
+    for child in root:
+        if child.tag in tags:
+            yield child
+        if child.tag not in without:
+            yield from _below(child, tags, without=without)
+
+
+def _add_object(entry: Entry, found: Element, shape: Element | None, where: str) -> None:
+    name = found.findtext("name")
+    bits = flag_bits(*(found.findtext(flag) for flag in _FLAGS))
+    box, written = (None, "not there") if shape is None else _box(shape)
+    if shape is not None and shape.tag != "bndbox":
+        entry.notes.append(("polygon_to_box", where, f"a {shape.tag} was replaced by the box around it"))
+    area = (found.findtext("area") or "").strip()
+    entry.objects.append(Object(where, name, box, written, flags=bits, area=area))
+
+
+def _box(shape: Element) -> tuple[Box | None, object]:
+    """The box between pixel edges, and what is written."""
+    texts = {child.tag: child.text for child in shape}
+    if shape.tag == "bndbox":
+        corners = [texts.get(corner) for corner in CORNERS]
+        found = numbers(corners)
+        box = found and (found[0] - FIRST_PIXEL, found[1] - FIRST_PIXEL, found[2], found[3])
+        return box or None, f"{'/'.join(CORNERS)} = {corners}"
+    if shape.tag == "robndbox":  # of roLabelImg: centre, sides and an angle in radians
+        angle = numbers((texts.get("angle"),)) or [math.nan]
+        sides = [texts.get(key) for key in ("cx", "cy", "w", "h")]
+        return around_sides(sides, pivot=(0.5, 0.5), degrees=math.degrees(angle[0])), texts
+    points = [child.text for child in shape.iter() if child is not shape and child.tag[:1] in "xy" and not len(child)]
+    return around_points(points), points

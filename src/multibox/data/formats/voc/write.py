@@ -11,9 +11,10 @@ import numpy as np
 from multibox.data.class_lists import CLASS_FILE, write_class_file
 from multibox.data.columns import decode_id
 from multibox.data.findings import DataError
-from multibox.data.picture_files import CopyMode, flat_names, place_pictures, stored_path
+from multibox.data.picture_files import CopyMode, named_flat, place_pictures, stored_path
 from multibox.data.records import Dataset
-from multibox.data.write_report import WriteReport, shortest, start_folder
+from multibox.data.write_report import WriteReport, counted, shortest, start_folder
+from multibox.files import atomic_write
 
 __all__ = ["ANNOTATIONS", "CORNERS", "FIRST_PIXEL", "PICTURES", "SETS", "write"]
 
@@ -27,9 +28,7 @@ def write(
 ) -> WriteReport:
     """Write a Pascal VOC folder; fractional coordinates are written as they are unless `round_boxes`."""
     report = WriteReport(start_folder(path, exist_ok=exist_ok))
-    names, renamed = flat_names(list(dataset.paths))
-    if renamed:
-        report.note(f"{renamed} pictures renamed because of equal or unusable names")
+    names = named_flat(dataset, report)
     for folder in (ANNOTATIONS, PICTURES):
         (path / folder).mkdir(exist_ok=True)
     place_pictures(dataset, [path / PICTURES / name for name in names], copy, report)
@@ -39,7 +38,7 @@ def write(
         text = _annotation(
             dataset, i, name, stored=stored_path(dataset, i, path) if copy == "false" else None, whole=round_boxes
         )
-        (path / ANNOTATIONS / f"{stem}.xml").write_text(text, encoding="utf-8")
+        atomic_write(path / ANNOTATIONS / f"{stem}.xml", text, durable=False)
     _write_sets(dataset, path, stems)
     _note(dataset, report, whole=round_boxes)
     return report
@@ -51,24 +50,25 @@ def _write_sets(dataset: Dataset, path: Path, stems: list[str]) -> None:
         chosen = np.flatnonzero(codes == code).tolist()
         if chosen:
             (path / SETS).mkdir(parents=True, exist_ok=True)
-            (path / SETS / f"{split}.txt").write_text("".join(f"{stems[i]}\n" for i in chosen), encoding="utf-8")
+            atomic_write(path / SETS / f"{split}.txt", "".join(f"{stems[i]}\n" for i in chosen))
 
 
 def _note(dataset: Dataset, report: WriteReport, *, whole: bool) -> None:
     boxes = dataset.columns.boxes_xyxy
     fractional = int((boxes != np.rint(boxes)).any(axis=1).sum())
     if fractional and whole:
-        report.note(f"{fractional} boxes rounded to whole pixels: they moved by up to 0.5 px")
+        what = counted(fractional, "box was", "boxes were")
+        report.note(f"{what} rounded to whole pixels and moved by up to 0.5 px")
     elif fractional:
-        report.note(
-            f"{fractional} boxes have fractional coordinates, which some VOC tools cannot read; round=true rounds them"
-        )
-    for what, count in (
+        what = counted(fractional, "box has", "boxes have")
+        report.note(f"{what} fractional coordinates, which some VOC tools cannot read; round=true rounds them")
+    for element, count in (
         ("crowd", int((dataset.columns.flags & 1).sum())),
         ("area", int((~np.isnan(dataset.columns.area)).sum())),
     ):
         if count:
-            report.note(f"{count} boxes carry <{what}>, an element that VOC does not have and other tools ignore")
+            carrying = counted(count, "box carries", "boxes carry")
+            report.note(f"{carrying} <{element}>, an element that VOC does not have and other tools ignore")
 
 
 def _annotation(dataset: Dataset, index: int, name: str, *, stored: str | None, whole: bool) -> str:

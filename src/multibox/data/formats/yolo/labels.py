@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from multibox.data.class_lists import whole_number
 from multibox.data.findings import Findings
-from multibox.data.formats.yolo.yaml import YoloConfig
+from multibox.data.formats.yolo.config import YoloConfig
 
 __all__ = ["LabelRow", "parse_labels"]
 

@@ -1,192 +1,293 @@
-"""YOLO text with data.yaml: a line "class centre-x centre-y width height" for each box, in parts of the sides.
+"""YOLO text: a line "class centre-x centre-y width height" for each box, in parts of the picture's sides.
 
-The label file of a picture lies where its path leads when the last folder `images` becomes `labels` and the suffix
-.txt. What the text cannot say is kept in `multibox.jsonl` (see `sidecar`).
+`layout` says where the label file of a picture lies. What the text cannot say is kept in `multibox.jsonl` (see
+`sidecar`).
 """
 
 from __future__ import annotations
 
-import os
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from multibox.data.class_lists import usable_area
-from multibox.data.columns import FLAGS, Builder, flag_bits
+from multibox.data.class_lists import class_list_files, usable_area
+from multibox.data.columns import FLAGS, flag_bits
 from multibox.data.findings import DataError
+from multibox.data.formats.yolo.config import YoloConfig, find_config, load_config
 from multibox.data.formats.yolo.labels import parse_labels
+from multibox.data.formats.yolo.layout import SUFFIX, is_row, label_file, label_places, looks_like_labels
 from multibox.data.formats.yolo.sidecar import SIDECAR, Sidecar, check_sum
-from multibox.data.formats.yolo.write import write
-from multibox.data.formats.yolo.yaml import YoloConfig, find_config, load_config
-from multibox.data.picture_files import actual_size_hw, pictures_below
+from multibox.data.names import spelling, split_in_path, usual_split
+from multibox.data.reading import Evidence, Reading, decoded
 from multibox.data.records import Dataset
-from multibox.errors import ContractError
+from multibox.data.tree import Tree, folder_of, stem_of, suffix_of
+from multibox.pictures.read import PICTURE_SUFFIXES
 from multibox.spec.classes import ClassMap
 
-__all__ = ["evidence", "read", "write"]
+__all__ = ["evidence", "read"]
 
-LIST_SUFFIX = ".txt"
-_NO_LABELS = frozenset({"classes.txt", "labels.txt", "obj.names", "train.txt", "val.txt", "test.txt"})
+MOST_LOOKED_AT = 60
 
 
-def evidence(path: Path) -> str | None:
-    """What makes a file or folder look like YOLO text, or None."""
-    if path.is_file():
-        return "a .yaml file" if path.suffix.lower() in {".yaml", ".yml"} else None
-    config = find_config(path)
+def evidence(tree: Tree) -> Evidence | None:
+    """A configuration, or label files beside pictures or in a folder `labels`."""
+    config = find_config(tree)
     if config is not None:
-        return f"found {config.name}"
-    labels = path / "labels"
-    found = (path / "images").is_dir() and labels.is_dir() and next(labels.rglob("*.txt"), None) is not None
-    return "found images/ and labels/" if found else None
+        return Evidence(f"a {suffix_of(config)} file" if tree.is_file else f"found {config}")
+    texts = [] if tree.is_file else tree.annotations(SUFFIX)
+    pictures = {spelling(path.rpartition(".")[0]): path for path in tree.pictures} if texts else {}
+    inside = [file for file in texts if "labels" in spelling(folder_of(file)).split("/")]
+    beside = [file for file in texts if spelling(file.rpartition(".")[0]) in pictures]
+    for files, sure in ((inside, True), (beside, False)):
+        step = max(1, len(files) // MOST_LOOKED_AT)
+        first = next((file for file in files[::step] if looks_like_labels(tree.root / file)), None)
+        if first is not None:
+            return Evidence(f"found {folder_of(first)}/" if sure else f"found {first}", sure)
+    return None
 
 
-def read(path: Path, *, split: str | None = None, images: Path | None = None) -> Dataset:
-    """Read a data.yaml, or the folder that holds one (or images/, labels/ and classes.txt).
+def read(tree: Tree, *, split: str | None = None, images: Path | None = None) -> Dataset:
+    """Read a data.yaml or obj.data, or the folder that holds one, or label files and a class list.
 
-    A picture without a label file counts as a picture without objects. Sizes come from the pictures' headers.
+    A picture without a label file counts as a picture without objects, unless no picture of its split has one. Sizes
+    come from the pictures' headers.
 
     Raises:
-        DataError: no configuration, or a folder or list that it names is missing.
-        MissingDependencyError: a data.yaml needs PyYAML.
+        DataError: no class list, a damaged configuration, or no folder or list that it names is there.
     """
-    config = load_config(path)
+    config = load_config(tree)
     if images is not None:
         raise DataError(
-            path,
+            tree.place,
             "is YOLO text, whose labels are found by the place of the pictures",
             "leave images= out and correct data.yaml",
         )
     reader = _Reader(config)
-    entries = {**config.splits, **{name: [folder] for name, folder in reader.sidecar.folders.items()}}
-    for name, places in entries.items():
-        if split is None or split in (name, *_aliases(name)):
-            reader.add_split(name, places)
-    reader.add_missing()
-    return Dataset(reader.builder.finish(), reader.class_map, config.root, findings=reader.findings)
-
-
-def _aliases(name: str) -> tuple[str, ...]:
-    return {"val": ("valid", "validation")}.get(name, ())
+    reader.add_splits(split)
+    reader.add_missing(split)
+    reader.report_rest(split)
+    return reader.reading.finish("", class_map=reader.class_map)
 
 
 class _Reader:
     def __init__(self, config: YoloConfig) -> None:
-        self._root, self._config = config.root, config
-        self.findings, self.builder = config.findings, Builder()
-        self.sidecar = Sidecar(config.root / SIDECAR)
+        self._config, self._tree = config, config.tree
+        self.reading = Reading(config.source, config.tree, config.class_map)
+        for note in config.notes:
+            self.reading.findings.add("path_repaired", config.source.name, "", note)
+        self.sidecar = Sidecar(config.tree.root / SIDECAR)
         self.class_map = config.class_map
         if list(config.class_map.names) == self.sidecar.class_names:
             self.class_map = ClassMap(config.class_map.names, tuple(self.sidecar.class_ids))
-        self._seen: set[str] = set()
-        self._sidecar_labels: set[str] | None = None
+        self._used: dict[str, str] = {}  # label file → the picture it was read for
+        self._lists: set[str] = set()
+        self._without: set[str] = set()
 
-    def add_split(self, name: str, places: list[str]) -> None:
-        """Read the pictures of one split: folders, lists of files, or single pictures."""
-        for place in places:
-            found = self._config.resolve(place)
-            used: set[str] = set()
-            for picture in self._pictures(found):
-                shown = self._shown(picture)
-                used.add(str(self._label_file(shown)))
-                if shown in self._seen:
-                    self.findings.add("in_several_splits", shown, name)
-                    continue
-                self._seen.add(shown)
-                self._add(shown, picture, name)
-            if found.is_dir():  # a list of files chooses among pictures, and labels of the others are no loss
-                self._report_orphans(self._label_file(self._shown(found / "any.jpg")).parent, used)
+    # -------------------------------------------------------------------------------------------- pictures
 
-    def _shown(self, file: Path) -> str:
-        return file.relative_to(self._root).as_posix() if file.is_relative_to(self._root) else str(file)
+    def add_splits(self, wanted: str | None) -> None:
+        """Read the pictures of all splits, or of one."""
+        splits = self._splits()
+        chosen = {
+            name: pictures
+            for name, pictures in splits.items()
+            if wanted is None or usual_split(name) == usual_split(wanted)
+        }
+        if not chosen and splits:
+            there = ", ".join(usual_split(name) for name in splits)
+            raise DataError(self._config.source, f"has no split {wanted!r}", f"choose one of its splits ({there})")
+        missing = []
+        for name, places in chosen.items():
+            found = [self._pictures(place) for place in places]
+            missing += [place for place, pictures in zip(places, found, strict=True) if pictures is None]
+            self._add_split(name, [path for pictures in found for path in pictures or ()])
+            for place, pictures in zip(places, found, strict=True):
+                if pictures is None:
+                    message = f"{name}: {place} is not there; correct it, or remove the line"
+                    self.reading.findings.add("split_missing", self._config.source.name, "", message)
+        if missing and not len(self.reading.builder):
+            self.reading.raise_failure()
+            reason = f"names {missing[0]}, but there is no {self._tree.root / missing[0]}"
+            raise DataError(self._config.source, reason, "correct path, train, val or test in it")
 
-    def _pictures(self, place: Path) -> Iterator[Path]:
-        if place.is_dir():
-            yield from pictures_below(place)
+    def _splits(self) -> dict[str, list[str]]:
+        """The folders, lists or pictures of each split."""
+        extra = {name: [folder] for name, folder in self.sidecar.folders.items()}
+        if self._config.splits is not None:
+            return {**self._config.splits, **extra}
+        labelled = [path for path in self._tree.pictures if label_file(self._tree, path) is not None]
+        homes = {folder_of(path) for path in labelled}
+        named: dict[str, list[str]] = {}
+        for path in self._tree.pictures:
+            split = split_in_path(path)
+            if split is not None or folder_of(path) in homes:
+                named.setdefault(split or "", []).append(path)
+        if "" in named and len(named) == 1:
+            named = {"train": named[""]}
+        return {**named, **extra}
+
+    def _pictures(self, place: str) -> list[str] | None:
+        """The pictures of a folder or a list, or the one picture; None where there is no such thing."""
+        if self._tree.has(place) and suffix_of(place) in PICTURE_SUFFIXES:
+            return [place]
+        found = self._tree.located(place)
+        if found is None:
+            return None
+        if posixpath.normpath(place) != found:
+            message = f"{place} does not exist, {found} was read"
+            self.reading.findings.add("path_repaired", self._config.source.name, "", message)
+        full = self._tree.root / found
+        if full.is_dir():
+            if found.startswith(("/", "..")):
+                return [str(full / path) for path in Tree(full).pictures]
+            return [path for path in self._tree.pictures if found == "." or path.startswith(f"{found}/")]
+        return list(self._listed(found)) if suffix_of(found) == SUFFIX else [found]
+
+    def _listed(self, file: str) -> Iterator[str]:
+        """The pictures of a list. Lines count from the root, or from the folder of the list; both are met."""
+        self._lists.add(file)
+        try:
+            lines = decoded((self._tree.root / file).read_bytes()).splitlines()
+        except (OSError, ValueError) as error:
+            raise DataError(self._tree.root / file, f"cannot be read ({error})", "save it as UTF-8") from None
+        for line in filter(None, map(str.strip, lines)):
+            yield self.reading.look(line, ("", folder_of(file))) or posixpath.normpath(line)
+
+    def _add_split(self, name: str, pictures: list[str]) -> None:
+        labels = {path: label_file(self._tree, path) for path in pictures}
+        if pictures and not any(labels.values()) and not any(self.sidecar.get(path) for path in pictures):
+            self.reading.meet(pictures=len(labels))
+            self.reading.lose_split(name, list(labels), self._hint(list(labels)))
+            self._without.update(labels)
             return
-        if place.suffix.lower() != LIST_SUFFIX:
-            yield place
+        for path in pictures:
+            self.reading.meet(pictures=1)
+            if path in self.reading.claimed:
+                self.reading.skip_picture("in_several_splits", path, name)
+                continue
+            self._add(path, labels[path], name or None)
+
+    def _hint(self, pictures: list[str]) -> str:
+        """What to do where no picture of a split has a label file."""
+        for path in pictures:
+            for file in self._texts_with_stem(path):
+                return f"{file} may be the label file of {path}: it is looked for as {next(label_places(path))}"
+        return ""
+
+    def _texts_with_stem(self, picture: str) -> list[str]:
+        stem = spelling(stem_of(picture))
+        return [file for file in self._tree.annotations(SUFFIX) if spelling(stem_of(file)) == stem]
+
+    def _add(self, path: str, label: str | None, split: str | None) -> None:
+        reading = self.reading
+        known = self.sidecar.get(path) or {}
+        text: str | None = ""
+        if label is None:
+            reading.findings.add("no_annotation_file", path)
+            self._without.add(path)
+        else:
+            reading.meet(files=1)
+            text = reading.read(label, _rows)
+            first = self._used.setdefault(label, path)
+            if first != path:
+                message = f"it has the label file of {first} ({label}); both have its boxes"
+                reading.findings.add("same_stem", path, "", message)
+        if text is None:
+            reading.account.pictures_named += 1
+            reading.spoil(path)
             return
-        lines = place.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
-        for line in lines:
-            text = line.strip()
-            if text:
-                # Lists count from their own folder where they say "./", from the root otherwise; both are met.
-                relative = self._root / text
-                yield Path(
-                    os.path.normpath(
-                        relative if relative.exists() or not text.startswith("./") else place.parent / text
-                    )
-                )
-
-    def _label_file(self, shown: str) -> Path:
-        parts = list(Path(shown).parts)
-        if "images" in parts[:-1]:
-            last = len(parts) - 2 - parts[:-1][::-1].index("images")
-            parts[last] = "labels"
-        return (self._root / Path(*parts)).with_suffix(".txt")
-
-    def _add(self, shown: str, picture: Path, split: str) -> None:
-        known = self.sidecar.get(shown) or {}
-        size_hw = actual_size_hw(picture, shown, self.findings)
+        size_hw = reading.actual_size_hw(path)
         if size_hw is None and "height" in known:
             size_hw = (int(known["height"]), int(known["width"]))
-        label_file = self._label_file(shown)
-        text = ""
-        if label_file.is_file():
-            text = label_file.read_bytes().decode("utf-8-sig", "replace")
-        else:
-            self.findings.add("no_annotation_file", shown)
-        own_split = known.get("split", split)
-        try:
-            index = self.builder.add_picture(shown, image_id=known.get("image_id"), size_hw=size_hw, split=own_split)
-        except ContractError as error:
-            raise DataError(self._root / SIDECAR, str(error), "rename the split") from None
-        self._add_boxes(index, text, label_file, size_hw, known)
+        picture = reading.add_picture(
+            path,
+            shown=SIDECAR if known else path,
+            image_id=known.get("image_id"),
+            size_hw=size_hw or (None, None),
+            split=known.get("split", split),
+        )
+        self._add_boxes(picture, text, label or "", size_hw, known)
 
     def _add_boxes(
-        self, index: int, text: str, label_file: Path, size_hw: tuple[int, int] | None, known: dict[str, Any]
+        self, picture: int, text: str, shown: str, size_hw: tuple[int, int] | None, known: dict[str, Any]
     ) -> None:
-        shown = self._shown(label_file)
+        reading = self.reading
+        reading.meet(boxes=sum(bool(line.strip()) for line in text.splitlines()))
         extras: dict[str, Any] = {}
         if known and (known.get("area") or any(known.get(name) for name in FLAGS)):
             if known.get("labels_crc32") == check_sum(text):
                 extras = known
             else:
-                self.findings.add("sidecar_stale", shown)
+                reading.findings.add("sidecar_stale", shown)
         marked = {name: set(extras.get(name, ())) for name in FLAGS}
         areas = extras.get("area") or []
-        for row in parse_labels(text, shown, self._config, self.findings):
+        for row in parse_labels(text, shown, self._config, reading.findings):
             where = f"line {row.line}"
             if size_hw is None:
-                self.findings.add("size_unknown", shown, where, lost=1)
+                reading.findings.add("size_unknown", shown, where, lost=1)
                 continue
             height, width = size_hw
             x1, y1, x2, y2 = row.unit_xyxy
             bits = flag_bits(*(row.position in marked[name] for name in FLAGS))
             given = areas[row.position] if row.position < len(areas) else None
-            area = usable_area(given, self.findings, SIDECAR, f"{shown} {where}")
-            if not self.builder.add_box(
-                index, row.label, (x1 * width, y1 * height, x2 * width, y2 * height), flags=bits, area=area
+            area = usable_area(given, reading.findings, SIDECAR, f"{shown} {where}")
+            if not reading.builder.add_box(
+                picture, row.label, (x1 * width, y1 * height, x2 * width, y2 * height), flags=bits, area=area
             ):
-                self.findings.add("unparsable_box", shown, where, lost=1)
+                reading.findings.add("unparsable_box", shown, where, lost=1)
 
-    def _report_orphans(self, folder: Path, used: set[str]) -> None:
-        """Label files in a folder just read that no picture asked for."""
-        for file in sorted(folder.rglob("*.txt")):
-            if str(file) in used or file.name in _NO_LABELS or self._in_sidecar(file):
-                continue
-            lines = sum(bool(line.strip()) for line in file.read_bytes().splitlines())
-            message = f"there is no picture for it; its {lines} boxes are lost"
-            self.findings.add("label_without_picture", self._shown(file), "", message, lost=lines)
-
-    def _in_sidecar(self, label_file: Path) -> bool:
-        if self._sidecar_labels is None:
-            self._sidecar_labels = {str(self._label_file(path)) for path in self.sidecar.paths}
-        return str(label_file) in self._sidecar_labels
-
-    def add_missing(self) -> None:
+    def add_missing(self, wanted: str | None) -> None:
         """Pictures that were missing when the data set was written, or since: the sidecar still knows their sizes."""
-        for shown in self.sidecar.paths:
-            if shown not in self._seen:
-                self._add(shown, self._root / shown, "")
+        for path in self.sidecar.paths:
+            split = (self.sidecar.get(path) or {}).get("split")
+            if wanted is not None and usual_split(split or "") != usual_split(wanted):
+                continue
+            if path not in self.reading.claimed and not self.reading.is_spoilt(path):
+                self.reading.meet(pictures=1)
+                self._add(path, label_file(self._tree, path), None)
+
+    # -------------------------------------------------------------------------------------------- what is left
+
+    def report_rest(self, split: str | None) -> None:
+        """Name the label files that no picture asked for, and the pictures that are in no split."""
+        homes = {folder_of(file) for file in self._used}
+        lists = self._lists | set(class_list_files(self._tree))
+        expected = {spelling(next(label_places(path))) for path in self.sidecar.paths}
+        for file in self._tree.annotations(SUFFIX):
+            unused = file not in self._used and file not in lists and spelling(file) not in expected
+            if unused and (split is None or folder_of(file) in homes) and looks_like_labels(self._tree.root / file):
+                self._report(file)
+        if split is None:
+            self.reading.note_unlisted()
+
+    def _report(self, file: str) -> None:
+        pictures = self._tree.with_stem(stem_of(file))
+        lines = sum(bool(line.strip()) for line in (self._tree.root / file).read_bytes().splitlines())
+        alone = [path for path in pictures if path in self._without]
+        if any(label_file(self._tree, path) == file for path in pictures):
+            return  # of a picture in no split, which is named
+        kind = "label_not_read" if alone else "label_without_picture"
+        if pictures and not alone:
+            self.reading.meet(files=1)
+            self.reading.pass_over(file, f"{pictures[0]} has another label file")
+            return
+        message = f"there is no picture for it; its {lines} boxes are lost"
+        if alone:
+            place = next(label_places(alone[0]))
+            message = f"it has the name of {alone[0]}, whose label file must be {place}; its {lines} boxes are lost"
+        self.reading.meet(boxes=lines)
+        self.reading.findings.add(kind, file, "", message, lost=lines)
+
+
+def _rows(content: bytes) -> str:
+    """The text of a label file.
+
+    Raises:
+        ValueError: it is no text, or none of its lines is a row of numbers.
+    """
+    text = decoded(content)
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and not any(is_row(line) for line in lines):
+        raise ValueError("none of its lines is a class number and four more numbers")
+    return text

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from multibox.data.columns import FLAGS
 from multibox.data.findings import DataError, Findings
+from multibox.data.formats.yolo.config import SPLIT_KEYS, yaml_text
 from multibox.data.formats.yolo.sidecar import SIDECAR, VERSION, line_of
-from multibox.data.formats.yolo.yaml import SPLIT_KEYS, yaml_text
-from multibox.data.picture_files import CopyMode, check_sizes, flat_names, place_pictures
+from multibox.data.picture_files import CopyMode, check_sizes, named_flat, place_pictures
 from multibox.data.records import Dataset, ImageRecord
-from multibox.data.write_report import WriteReport, shortest, start_folder
+from multibox.data.write_report import WriteReport, counted, shortest, start_folder
+from multibox.files import atomic_path, atomic_write
 
 __all__ = ["write"]
 
@@ -34,9 +35,7 @@ def write(dataset: Dataset, path: Path, *, copy: CopyMode = "link", exist_ok: bo
         )
     sizes_hw = _sizes_hw(dataset)
     report = WriteReport(start_folder(path, exist_ok=exist_ok))
-    names, renamed = flat_names(list(dataset.paths))
-    if renamed:
-        report.note(f"{renamed} pictures renamed because of equal or unusable names")
+    names = named_flat(dataset, report)
     folders = _folders(dataset)
     places = [f"{folders[record_split]}/{name}" for name, record_split in zip(names, _splits(dataset), strict=True)]
     place_pictures(dataset, [path / "images" / place for place in places], copy, report)
@@ -44,11 +43,11 @@ def write(dataset: Dataset, path: Path, *, copy: CopyMode = "link", exist_ok: bo
         for kind in ("images", "labels"):
             (path / kind / folder).mkdir(parents=True, exist_ok=True)
     _write_yaml(dataset, path, folders)
-    with (path / SIDECAR).open("w", encoding="utf-8") as stream:
+    with atomic_path(path / SIDECAR) as partial, partial.open("w", encoding="utf-8") as stream:
         stream.write(_head(dataset, folders) + "\n")
         for i, (record, place) in enumerate(zip(dataset, places, strict=True)):
             text = _label_text(record, sizes_hw[i])
-            (path / "labels" / place).with_suffix(".txt").write_text(text, encoding="utf-8")
+            atomic_write((path / "labels" / place).with_suffix(".txt"), text, durable=False)
             stream.write(json.dumps(line_of(record, f"images/{place}", text)) + "\n")
     _note(dataset, report)
     return report
@@ -62,7 +61,8 @@ def _sizes_hw(dataset: Dataset) -> NDArray[np.int32]:
     lacking = np.flatnonzero((sizes_hw[:, 0] < 1) & (np.diff(dataset.columns.offsets) > 0))
     if len(lacking):
         shown = ", ".join(dataset.paths[int(i)] for i in lacking[:3])
-        reason = f"{len(lacking)} pictures with boxes have no readable file and no declared size ({shown})"
+        what = counted(len(lacking), "picture with boxes has", "pictures with boxes have")
+        reason = f"{what} no readable file and no declared size ({shown})"
         raise DataError(dataset.root, reason, "YOLO text needs the sizes: add the pictures, or give images=FOLDER")
     return sizes_hw
 
@@ -92,7 +92,7 @@ def _write_yaml(dataset: Dataset, path: Path, folders: dict[str | None, str]) ->
     lines += [f"{key}: images/{key}" for key in SPLIT_KEYS if key in folders]
     lines += [f"nc: {len(dataset.class_map)}", "names:"]
     lines += [f"  {index}: {yaml_text(name)}" for index, name in enumerate(dataset.class_map.names)]
-    (path / "data.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    atomic_write(path / "data.yaml", "\n".join(lines) + "\n")
 
 
 def _label_text(record: ImageRecord, size_hw: NDArray[np.int32]) -> str:
@@ -117,6 +117,7 @@ def _note(dataset: Dataset, report: WriteReport) -> None:
     outside = int((dataset.columns.split_codes < 0).sum())
     others = [name for name in dataset.splits if name not in SPLIT_KEYS]
     if outside:
-        report.note(f"{outside} pictures belong to no split; other YOLO tools will not see them (images/{UNASSIGNED})")
+        what = counted(outside, "picture belongs", "pictures belong")
+        report.note(f"{what} to no split; other YOLO tools will not see them (images/{UNASSIGNED})")
     if others:
         report.note(f"data.yaml has keys for train, val and test only; {SIDECAR} knows the splits {', '.join(others)}")
