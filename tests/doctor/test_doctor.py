@@ -114,6 +114,15 @@ def recompressed(source: Path, target: Path) -> None:
     Image.open(source).save(target, quality=60)
 
 
+def paged(source: Path, target: Path) -> None:
+    one = picture(1)
+    one.save(target, "TIFF", save_all=True, append_images=[one])
+
+
+def in_integers(source: Path, target: Path) -> None:
+    Image.fromarray(np.asarray(picture(1).convert("L"), np.int32)).save(target, "TIFF")
+
+
 def turned(declared_hw: tuple[int, int], *, orientation: int = 6) -> Edit:
     """Picture 2 becomes one stored 60 high and 80 wide that EXIF turns upright."""
 
@@ -234,6 +243,8 @@ PLANTS = [
             "huggingface": lambda text: text.replace('"category": [0', '"category": [77', 1),
         }.items()
     ),
+    Plant("picture_pages", reuse(1, 1, paged), formats=("coco", "yolo")),
+    Plant("picture_scaled", reuse(1, 1, in_integers), formats=("voc", "yolo")),
     Plant("unparsable_annotation", file=edited("voc", lambda text: text[:100]), formats=("voc",)),
     Plant("not_normalised", file=edited("yolo", lambda text: "0 40 30 20 10\n" + text), formats=("yolo",)),
     Plant(
@@ -278,7 +289,7 @@ def test_every_planted_fault_is_found_and_repaired(plant: Plant, format: str, tm
     unrepairable = {kind for kind in examination.level("error") if FINDING_KINDS[kind].repair is None}
     assert set(again.level("error")) == unrepairable, again.counts
     assert not again.level("fix")
-    lost = len(records) - len(again.dataset)
+    lost = len(examination.dataset) - len(again.dataset)
     assert (
         sum(": left out with its" in line for line in repaired.lines) == lost or plant.kind == "label_without_picture"
     )

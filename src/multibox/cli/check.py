@@ -65,7 +65,8 @@ def command(
     fix=FOLDER repairs, as it repairs errors where there is a way; `ignore` is only counted. With fix=FOLDER the
     repaired copy is examined again, and the exit status is that of the copy.
     """
-    from multibox.data.formats.table import detect_format, read_dataset
+    from multibox.data.formats.table import read_dataset
+    from multibox.data.write_report import counted
     from multibox.doctor import Policy
     from multibox.errors import OptionError
 
@@ -74,10 +75,10 @@ def command(
         raise OptionError(f"report must be an .html file, got {report!r}")
     card = None if model is None else _card(model)
     say = _Speaker(as_json=as_json, quiet=quiet)
-    name = format or detect_format(data)[0]
     run = _Run(levels, card, deep=deep, workers=workers, progress=not (as_json or quiet))
     dataset = read_dataset(data, format=format, split=split, images=images, check_pictures=False)
-    say(f"{dataset.origin}: {len(dataset)} pictures, {dataset.num_boxes} boxes, {len(dataset.class_map)} classes")
+    pictures, boxes = counted(len(dataset), "picture"), counted(dataset.num_boxes, "box", "boxes")
+    say(f"{dataset.origin}: {pictures}, {boxes}, {counted(len(dataset.class_map), 'class', 'classes')}")
     examination = run.examine(dataset)
     worst = False
     for line in examination.lines(examples=examples):
@@ -90,7 +91,7 @@ def command(
     changes: tuple[str, ...] = ()
     result, last = examination.to_dict(), examination
     if fix is not None:
-        changes, last = _fix(examination, data, fix, format=name, copy=copy, run=run, say=say)
+        changes, last = _fix(examination, data, fix, format=format, copy=copy, run=run, say=say)
         result["copy"] = {"path": fix, "changes": list(changes), "status": last.status, "counts": last.counts}
     if report is not None:
         from multibox.doctor import write_report
@@ -144,12 +145,14 @@ class _Run:
 
 
 def _fix(
-    examination: Examination, data: str, target: str, *, format: str, copy: str, run: _Run, say: _Speaker
+    examination: Examination, data: str, target: str, *, format: str | None, copy: str, run: _Run, say: _Speaker
 ) -> tuple[tuple[str, ...], Examination]:
-    """Write the repaired copy, say what was changed, and examine it."""
-    from multibox.data.formats.table import read_dataset
+    """Write the repaired copy, say what was changed, and examine it. What cannot be written becomes COCO JSON."""
+    from multibox.data.formats.table import WRITABLE, detect_format, read_dataset
     from multibox.doctor import repair_dataset, write_repaired
 
+    format = format or detect_format(data)[0]
+    format = format if format in WRITABLE else "coco"
     repaired = repair_dataset(examination)
     written, place = write_repaired(repaired, data, target, format=format, copy=copy)  # type: ignore[arg-type]
     for line in repaired.lines:
