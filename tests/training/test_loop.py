@@ -190,14 +190,14 @@ def test_steps_and_epochs_are_reported(pictures: Path, tmp_path: Path) -> None:
 
 def test_numbers_are_those_of_val(pictures: Path, tmp_path: Path) -> None:
     from multibox.evaluation import evaluate_coco, validate
-    from multibox.inference import Detector as Predictor
+    from multibox.inference import Detector
 
     result = train(config(pictures, epochs=4, batch=2, lr0=0.05, crop=0), folder=tmp_path)
     dataset = read_dataset(pictures).split("val")
     detector, card = load_detector(result.best)
     inside = evaluate(detector, dataset, processes=ALONE, batch=2, workers=0)
     assert inside is not None
-    outside = validate(Predictor(result.best), dataset, conf=0.01)
+    outside = validate(Detector(result.best), dataset, conf=0.01)
     assert inside.numbers.ap50 == pytest.approx(evaluate_coco(outside.data).ap50, abs=1e-6)
     assert card.metrics["AP50"] == pytest.approx(inside.numbers.ap50, abs=1e-6)
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from multibox.catalogue import CATALOGUE
 from multibox.errors import ContractError, ModelFileError, OptionError
-from multibox.models import Detector, create_model
+from multibox.models import DetectionNetwork, create_model
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.classes import ClassMap
 from multibox.training.transfer import Start, start_from
@@ -34,7 +34,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def outputs(detector: Detector) -> tuple[torch.Tensor, torch.Tensor]:
+def outputs(detector: DetectionNetwork) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.randn(2, 3, *detector.spec.preprocess.size_hw, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         stage = detector.eval()(images)[0]

@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from multibox.catalogue import CATALOGUE
 from multibox.errors import ContractError, ModelFileError
-from multibox.inference import Detector as Predictor
-from multibox.models import Detector, create_model
+from multibox.inference import Detector
+from multibox.models import DetectionNetwork, create_model
 from multibox.spec.card import METADATA_KEY, read_safetensors_card
 from multibox.spec.classes import ClassMap
 from multibox.weights import load_detector, make_card, save_detector
@@ -23,7 +23,7 @@ CLASSES = ClassMap(("bolt", "nut, large", "Schlüssel"), (7, 3, 90))
 
 
 @pytest.fixture
-def detector() -> Detector:
+def detector() -> DetectionNetwork:
     torch.manual_seed(0)
     return create_model("tinyssd256", num_classes=3, size_hw=[96, 128]).eval()
 
@@ -40,7 +40,7 @@ def rewrite_header(path: Path, header: dict) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + old :])
 
 
-def test_round_trip_keeps_weights_and_card(detector: Detector, tmp_path: Path) -> None:
+def test_round_trip_keeps_weights_and_card(detector: DetectionNetwork, tmp_path: Path) -> None:
     card = make_card(detector, CLASSES, name="parts", licence="MIT", metrics={"AP50": 0.5}, training={"epochs": 3})
     path = tmp_path / "new" / "parts.safetensors"
     save_detector(path, detector, card)
@@ -55,7 +55,7 @@ def test_round_trip_keeps_weights_and_card(detector: Detector, tmp_path: Path) -
     assert torch.equal(loaded(images)[0].logits, detector(images)[0].logits)
 
 
-def test_equal_input_gives_equal_bytes(detector: Detector, tmp_path: Path) -> None:
+def test_equal_input_gives_equal_bytes(detector: DetectionNetwork, tmp_path: Path) -> None:
     files = []
     for name in ("a", "b"):
         path = tmp_path / f"{name}.safetensors"
@@ -64,7 +64,7 @@ def test_equal_input_gives_equal_bytes(detector: Detector, tmp_path: Path) -> No
     assert files[0] == files[1]
 
 
-def test_half_precision_rounds_large_kernels_only(detector: Detector, tmp_path: Path) -> None:
+def test_half_precision_rounds_large_kernels_only(detector: DetectionNetwork, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
     torch.nn.init.normal_(detector.heads[0].logits[0].weight)
     detector.heads[0].logits[0].weight.data = detector.heads[0].logits[0].weight.data.repeat(1, 1, 1, 1)
@@ -80,7 +80,7 @@ def test_half_precision_rounds_large_kernels_only(detector: Detector, tmp_path: 
         save_detector(path, detector, make_card(detector, CLASSES, name="half"), storage="int4")  # type: ignore[arg-type]
 
 
-def test_refusals_before_writing(detector: Detector, tmp_path: Path) -> None:
+def test_refusals_before_writing(detector: DetectionNetwork, tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="2 class names for a network with 3 classes"):
         make_card(detector, ClassMap(("a", "b")), name="parts")
     card = make_card(detector, CLASSES, name="parts")
@@ -100,7 +100,7 @@ def test_refusals_before_writing(detector: Detector, tmp_path: Path) -> None:
         (lambda h: h["__metadata__"].update({METADATA_KEY: '{"format": 999}'}), "upgrade multibox"),
     ],
 )
-def test_damaged_headers(detector: Detector, tmp_path: Path, change, message: str) -> None:
+def test_damaged_headers(detector: DetectionNetwork, tmp_path: Path, change, message: str) -> None:
     path = tmp_path / "parts.safetensors"
     save_detector(path, detector, make_card(detector, CLASSES, name="parts"))
     header = header_of(path)
@@ -121,7 +121,7 @@ def card_change(path: Path, **changes: object) -> None:
     rewrite_header(path, header)
 
 
-def test_a_card_of_another_network_is_refused(detector: Detector, tmp_path: Path) -> None:
+def test_a_card_of_another_network_is_refused(detector: DetectionNetwork, tmp_path: Path) -> None:
     path = tmp_path / "parts.safetensors"
     save_detector(path, detector, make_card(detector, CLASSES, name="parts"))
     card_change(path, arguments={"num_classes": 4, "size_hw": [96, 128]})
@@ -129,7 +129,7 @@ def test_a_card_of_another_network_is_refused(detector: Detector, tmp_path: Path
         load_detector(path)
 
 
-def test_a_card_of_other_classes_is_refused(detector: Detector, tmp_path: Path) -> None:
+def test_a_card_of_other_classes_is_refused(detector: DetectionNetwork, tmp_path: Path) -> None:
     path = tmp_path / "parts.safetensors"
     save_detector(path, detector, make_card(detector, CLASSES, name="parts"))
     card_change(path, class_map={"names": ["a", "b"], "ids": [0, 1]})
@@ -137,7 +137,7 @@ def test_a_card_of_other_classes_is_refused(detector: Detector, tmp_path: Path) 
         load_detector(path)
 
 
-def test_the_card_has_the_last_word_on_preprocessing(detector: Detector, tmp_path: Path) -> None:
+def test_the_card_has_the_last_word_on_preprocessing(detector: DetectionNetwork, tmp_path: Path) -> None:
     path = tmp_path / "parts.safetensors"
     save_detector(path, detector, make_card(detector, CLASSES, name="parts"))
     header = header_of(path)
@@ -148,17 +148,17 @@ def test_the_card_has_the_last_word_on_preprocessing(detector: Detector, tmp_pat
     assert loaded.spec.preprocess.mean == (1.0, 2.0, 3.0)
 
 
-def test_changed_default_boxes_are_noticed(detector: Detector, tmp_path: Path) -> None:
+def test_changed_default_boxes_are_noticed(detector: DetectionNetwork, tmp_path: Path) -> None:
     path = tmp_path / "parts.safetensors"
     save_detector(path, detector, make_card(detector, CLASSES, name="parts"))
     card_change(path, anchors_sha256="0" * 64)
     with pytest.raises(ModelFileError, match="default boxes differ"):
         load_detector(path)
     with pytest.raises(ModelFileError, match="default boxes differ"):
-        Predictor(path)
+        Detector(path)
 
 
-def test_truncated_tensors(detector: Detector, tmp_path: Path) -> None:
+def test_truncated_tensors(detector: DetectionNetwork, tmp_path: Path) -> None:
     path = tmp_path / "parts.safetensors"
     save_detector(path, detector, make_card(detector, CLASSES, name="parts"))
     path.write_bytes(path.read_bytes()[:-100])
@@ -169,7 +169,7 @@ def test_truncated_tensors(detector: Detector, tmp_path: Path) -> None:
 def test_the_shipped_files_agree_with_each_other() -> None:
     entry = CATALOGUE["ssdlite300-coco"]
     _, card = load_detector(entry.path(".safetensors"))
-    in_onnx = Predictor("ssdlite300-coco", engine="onnxruntime").card
+    in_onnx = Detector("ssdlite300-coco", engine="onnxruntime").card
     assert in_onnx == card
     assert len(card.class_map) == 80
     assert card.licence == entry.licence == "Apache-2.0"

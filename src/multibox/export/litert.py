@@ -21,7 +21,7 @@ from multibox.export.litert_graph import EXTRA, LitertGraph
 from multibox.export.litert_heads import WRITERS
 from multibox.export.onnx import export_metadata
 from multibox.export.picture_input import NETWORK_INPUT
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.quiet import import_quietly, silenced
 from multibox.spec.card import METADATA_KEY, ModelCard
 from multibox.spec.preprocess import Preprocess
@@ -34,7 +34,7 @@ INPUT = "images"
 class _ChannelsLast(nn.Module):
     """The last stage by name, from pictures [B, H, W, 3]."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: DetectionNetwork) -> None:
         super().__init__()
         self.detector = detector
 
@@ -43,7 +43,7 @@ class _ChannelsLast(nn.Module):
         return {"offsets": stage.offsets, "logits": stage.logits}
 
 
-def litert_network(detector: Detector, card: ModelCard, *, batch: int = 1) -> bytes:
+def litert_network(detector: DetectionNetwork, card: ModelCard, *, batch: int = 1) -> bytes:
     """The network alone as the bytes of a `.tflite` file without metadata.
 
     Input `images` [batch, H, W, 3] float32, preprocessed as the card says; outputs `offsets` [batch, A, 4] and
@@ -71,7 +71,7 @@ def litert_network(detector: Detector, card: ModelCard, *, batch: int = 1) -> by
     return graph.content()
 
 
-def _rename(graph: LitertGraph, detector: Detector) -> None:
+def _rename(graph: LitertGraph, detector: DetectionNetwork) -> None:
     """Give tensors the names of the network's modules, and inputs and outputs their own."""
     signature = graph.model.signatureDefs[0]
     fixed = {int(entry.tensorIndex): entry.name.decode() for entry in (*signature.inputs, *signature.outputs)}

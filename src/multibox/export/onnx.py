@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from multibox.errors import ContractError, MissingDependencyError
 from multibox.export.heads import HEADS, RAW_OUTPUTS, Head, attach_head
 from multibox.export.picture_input import attach_intake
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.spec.card import METADATA_KEY, ModelCard
 
 __all__ = ["OPSET", "compose", "export_metadata", "export_onnx", "network_graph", "write_onnx"]
@@ -27,7 +27,7 @@ PRODUCER = "multibox"
 class _RawHead(nn.Module):
     """The last stage as two named tensors."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: DetectionNetwork) -> None:
         super().__init__()
         self.detector = detector
 
@@ -36,7 +36,7 @@ class _RawHead(nn.Module):
         return stage.offsets, stage.logits
 
 
-def export_onnx(detector: Detector, card: ModelCard, path: Path) -> None:
+def export_onnx(detector: DetectionNetwork, card: ModelCard, path: Path) -> None:
     """Write a detector as an `.onnx` file with raw outputs and a free batch size.
 
     Input `images` [batch, 3, H, W] float32, preprocessed as the card says; outputs `offsets` [batch, A, 4] and `logits`
@@ -52,7 +52,7 @@ def export_onnx(detector: Detector, card: ModelCard, path: Path) -> None:
     write_onnx(network_graph(detector, card), path, _metadata(card))
 
 
-def network_graph(detector: Detector, card: ModelCard, *, batch: int | None = None) -> Any:
+def network_graph(detector: DetectionNetwork, card: ModelCard, *, batch: int | None = None) -> Any:
     """The network alone as an `onnx.ModelProto` without metadata: inputs and outputs as in `export_onnx`.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 
 from multibox.catalogue import CATALOGUE, resolve_model
 from multibox.errors import OptionError, did_you_mean
-from multibox.models.detector import Detector, DetectorSpec
+from multibox.models.network import DetectionNetwork, NetworkSpec
 from multibox.models.registry import create_model, list_models
 from multibox.spec.card import ModelCard
 from multibox.spec.classes import ClassMap
@@ -20,7 +20,7 @@ __all__ = ["open_source", "resized"]
 SEED = 0  # of the random weights of a network that is named by its builder
 
 
-def open_source(model: str | Path, *, size_hw: tuple[int, int] | None = None) -> tuple[Detector, ModelCard]:
+def open_source(model: str | Path, *, size_hw: tuple[int, int] | None = None) -> tuple[DetectionNetwork, ModelCard]:
     """A detector in evaluation mode with its card.
 
     Args:
@@ -48,7 +48,9 @@ def open_source(model: str | Path, *, size_hw: tuple[int, int] | None = None) ->
     return resized(detector, card, size_hw)
 
 
-def resized(detector: Detector, card: ModelCard, size_hw: tuple[int, int]) -> tuple[Detector, ModelCard]:
+def resized(
+    detector: DetectionNetwork, card: ModelCard, size_hw: tuple[int, int]
+) -> tuple[DetectionNetwork, ModelCard]:
     """The same weights for another input size; default boxes follow, and measured results are dropped.
 
     Raises:
@@ -57,7 +59,7 @@ def resized(detector: Detector, card: ModelCard, size_hw: tuple[int, int]) -> tu
     """
     again = create_model(card.builder, **{**card.arguments, "size_hw": list(size_hw)})
     again.load_state_dict(detector.state_dict())
-    again.spec = DetectorSpec(
+    again.spec = NetworkSpec(
         num_classes=again.spec.num_classes,
         anchors=card.anchors,
         preprocess=replace(card.preprocess, size_hw=size_hw),

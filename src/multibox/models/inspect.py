@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 
 __all__ = ["summarise"]
 
@@ -72,7 +72,7 @@ def _tensors(values: Any) -> list[Tensor]:
     return found
 
 
-def summarise(detector: Detector, size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
+def summarise(detector: DetectionNetwork, size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
     """Levels, totals, parameters and multiply-adds of a detector at an input size, as JSON values.
 
     Each level has: name, size_hw, channels, stride and receptive_field (pixels of the input, before cutting at its

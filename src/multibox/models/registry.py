@@ -1,4 +1,4 @@
-"""The list of model builders. A builder is a function of keyword arguments that returns a `Detector`."""
+"""The list of model builders. A builder is a function of keyword arguments that returns a `DetectionNetwork`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from multibox.errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
-    from multibox.models.detector import Detector
+    from multibox.models.network import DetectionNetwork
 
 __all__ = ["create_model", "list_models", "register_model"]
 
-_BUILDERS: dict[str, Callable[..., Detector]] = {}
+_BUILDERS: dict[str, Callable[..., DetectionNetwork]] = {}
 _MODULES = ("vgg", "ssdlite", "tinyssd")  # the modules of this package that register builders
 
 
-def register_model(builder: Callable[..., Detector]) -> Callable[..., Detector]:
+def register_model(builder: Callable[..., DetectionNetwork]) -> Callable[..., DetectionNetwork]:
     """Decorator: make a builder known under its function name.
 
     Raises:
@@ -31,7 +31,7 @@ def register_model(builder: Callable[..., Detector]) -> Callable[..., Detector]:
     return builder
 
 
-def _builders() -> dict[str, Callable[..., Detector]]:
+def _builders() -> dict[str, Callable[..., DetectionNetwork]]:
     for module in _MODULES:
         importlib.import_module(f"multibox.models.{module}")
     return _BUILDERS
@@ -42,7 +42,7 @@ def list_models() -> list[str]:
     return sorted(_builders())
 
 
-def create_model(name: str, **arguments: Any) -> Detector:
+def create_model(name: str, **arguments: Any) -> DetectionNetwork:
     """Build a detector with random weights.
 
     Args:

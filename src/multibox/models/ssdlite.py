@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.features import FeatureNetwork
 from multibox.models.heads import MultiboxHead
 from multibox.models.layers import ConvNormAct
+from multibox.models.network import DetectionNetwork, NetworkSpec
 from multibox.models.registry import register_model
 from multibox.spec.anchors import tf_anchors
 from multibox.spec.postprocess import PostprocessSpec
@@ -104,7 +104,7 @@ class MobileNetV2Features(FeatureNetwork):
 @register_model
 def ssdlite300_mobilenetv2(
     *, num_classes: int = 80, size_hw: tuple[int, int] = (300, 300), trunk_norm: bool = True
-) -> Detector:
+) -> DetectionNetwork:
     """SSDLite300 on MobileNetV2: 19×19 … 1×1 maps, 1917 default boxes at 300×300, sigmoid scores.
 
     Args:
@@ -114,7 +114,7 @@ def ssdlite300_mobilenetv2(
             weights, whose original statistics no longer exist; the heads always have it.
     """
     features = MobileNetV2Features(norm=trunk_norm)
-    spec = DetectorSpec(
+    spec = NetworkSpec(
         num_classes=num_classes,
         anchors=tf_anchors(),
         preprocess=Preprocess(
@@ -127,4 +127,4 @@ def ssdlite300_mobilenetv2(
     head = MultiboxHead(
         features.channels, spec.anchors.boxes_per_cell, spec.outputs_per_box, kind="depthwise", sigmoid=True
     )
-    return Detector(features, [head], spec)
+    return DetectionNetwork(features, [head], spec)

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.features import FeatureNetwork
 from multibox.models.heads import MultiboxHead
+from multibox.models.network import DetectionNetwork, NetworkSpec
 from multibox.models.registry import register_model
 from multibox.spec.anchors import tinyssd_anchors
 from multibox.spec.postprocess import PostprocessSpec
@@ -58,7 +58,7 @@ def _halve(inputs: int, outputs: int) -> nn.Module:
 
 
 @register_model
-def tinyssd256(*, num_classes: int = 1, size_hw: tuple[int, int] = (256, 256)) -> Detector:
+def tinyssd256(*, num_classes: int = 1, size_hw: tuple[int, int] = (256, 256)) -> DetectionNetwork:
     """TinySSD: 32×32 … 1×1 maps, 5444 default boxes at 256×256.
 
     The book feeds raw values 0 … 255; here they are scaled to [0, 1], which the first normalisation undoes.
@@ -68,7 +68,7 @@ def tinyssd256(*, num_classes: int = 1, size_hw: tuple[int, int] = (256, 256)) -
         size_hw: input (height, width); default boxes follow.
     """
     features = TinySSDFeatures()
-    spec = DetectorSpec(
+    spec = NetworkSpec(
         num_classes=num_classes,
         anchors=tinyssd_anchors(),
         preprocess=Preprocess((int(size_hw[0]), int(size_hw[1])), scale=(1 / 255,) * 3),
@@ -77,4 +77,4 @@ def tinyssd256(*, num_classes: int = 1, size_hw: tuple[int, int] = (256, 256)) -
         ),
     )
     head = MultiboxHead(features.channels, spec.anchors.boxes_per_cell, spec.outputs_per_box)
-    return Detector(features, [head], spec)
+    return DetectionNetwork(features, [head], spec)

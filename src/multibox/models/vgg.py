@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.features import FeatureNetwork
 from multibox.models.heads import MultiboxHead
 from multibox.models.layers import L2Norm
+from multibox.models.network import DetectionNetwork, NetworkSpec
 from multibox.models.registry import register_model
 from multibox.spec.anchors import Clip, ssd_anchors, ssd_scales
 from multibox.spec.postprocess import BoxClip, PostprocessSpec
@@ -162,9 +162,9 @@ def _ssd_vgg(
     clip: Clip,
     clip_boxes: BoxClip,
     mean: Sequence[float],
-) -> Detector:
+) -> DetectionNetwork:
     features = VGGFeatures(extras)
-    spec = DetectorSpec(
+    spec = NetworkSpec(
         num_classes=num_classes,
         anchors=ssd_anchors(scales, ratios, steps=steps, nominal_size_hw=(nominal, nominal), clip=clip),
         preprocess=Preprocess((int(size_hw[0]), int(size_hw[1])), mean=(mean[0], mean[1], mean[2])),
@@ -174,7 +174,7 @@ def _ssd_vgg(
         ),
     )
     head = MultiboxHead(features.channels, spec.anchors.boxes_per_cell, spec.outputs_per_box)
-    return Detector(features, [head], spec)
+    return DetectionNetwork(features, [head], spec)
 
 
 @register_model
@@ -187,7 +187,7 @@ def ssd300_vgg16(
     clip: Clip = "none",
     clip_boxes: BoxClip = "after_nms",
     mean: Sequence[float] = IMAGENET_MEAN_RGB,
-) -> Detector:
+) -> DetectionNetwork:
     """SSD300: 38×38 … 1×1 maps, 8732 default boxes at 300×300.
 
     Args:
@@ -223,7 +223,7 @@ def ssd512_vgg16(
     clip: Clip = "none",
     clip_boxes: BoxClip = "after_nms",
     mean: Sequence[float] = IMAGENET_MEAN_RGB,
-) -> Detector:
+) -> DetectionNetwork:
     """SSD512: 64×64 … 1×1 maps, 24564 default boxes at 512×512. Arguments as for `ssd300_vgg16`, eight scales."""
     return _ssd_vgg(
         EXTRAS_512,

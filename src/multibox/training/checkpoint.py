@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from multibox.errors import ModelFileError, MultiboxError, first_line
 from multibox.files import atomic_write
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.training.progress import EpochRow, Progress
 
 __all__ = ["RunFiles", "RunState", "load_state", "save_state", "writing"]
@@ -97,16 +97,16 @@ class RunState:
         device: that all are on; its random numbers are saved too.
     """
 
-    network: Detector
+    network: DetectionNetwork
     averaged: AveragedModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
 
     @property
-    def averaged_detector(self) -> Detector:
+    def averaged_detector(self) -> DetectionNetwork:
         """What is validated and saved."""
-        assert isinstance(self.averaged.module, Detector)
+        assert isinstance(self.averaged.module, DetectionNetwork)
         return self.averaged.module
 
     def packed(self, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -159,7 +159,7 @@ class RunFiles:
         folder: Path,
         state: RunState,
         identity: dict[str, str],
-        save_weights: Callable[[Path, Detector, EpochRow], None],
+        save_weights: Callable[[Path, DetectionNetwork, EpochRow], None],
         *,
         writes: bool,
     ) -> None:

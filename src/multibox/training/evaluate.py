@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from multibox.data import Dataset
 from multibox.errors import ImageError
 from multibox.evaluation import CocoResult, EvaluationSet, Truth, evaluate_coco
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.pictures.read import read_picture
 from multibox.spec.detections import Detections
 from multibox.spec.postprocess import postprocess_np
@@ -57,7 +57,7 @@ class _Pictures(TorchDataset[Any]):
 
 @torch.inference_mode()
 def evaluate(
-    detector: Detector,
+    detector: DetectionNetwork,
     annotations: Dataset,
     *,
     processes: Processes,

@@ -18,7 +18,7 @@ from multibox.core.matching import MatchOptions
 from multibox.core.structures import Raw, Target
 from multibox.data import Dataset
 from multibox.errors import MultiboxError
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.spec.anchors import anchors_digest
 from multibox.training.checkpoint import RunFiles, RunState
 from multibox.training.config import TrainConfig
@@ -55,7 +55,7 @@ class Trainer:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: DetectionNetwork,
         pictures: TrainingPictures,
         validation: Dataset | None,
         config: TrainConfig,
@@ -63,7 +63,7 @@ class Trainer:
         folder: Path,
         processes: Processes,
         fingerprint: str,
-        save_weights: Callable[[Path, Detector, dict[str, Any]], None],
+        save_weights: Callable[[Path, DetectionNetwork, dict[str, Any]], None],
     ) -> None:
         self.config, self.folder, self.processes = config, folder, processes
         self.pictures, self.validation = pictures, validation

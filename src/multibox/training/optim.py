@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from multibox.errors import OptionError
-from multibox.models.detector import Detector
 from multibox.models.layers import L2Norm
+from multibox.models.network import DetectionNetwork
 from multibox.training.options import OptimOptions
 
 __all__ = [
@@ -30,7 +30,7 @@ STEP_FACTOR = 0.1  # the paper divides the learning rate by ten
 WARMUP_START = 0.001  # part of lr0 at the first step
 
 
-def backbone_stages(detector: Detector) -> list[tuple[str, nn.Module]]:
+def backbone_stages(detector: DetectionNetwork) -> list[tuple[str, nn.Module]]:
     """The backbone's parts from the input on, with their names: its children, lists of them taken apart."""
     stages: list[tuple[str, nn.Module]] = []
     for name, child in detector.features.named_children():
@@ -41,7 +41,7 @@ def backbone_stages(detector: Detector) -> list[tuple[str, nn.Module]]:
     return [(name, part) for name, part in stages if any(True for _ in part.parameters())]
 
 
-def freeze(detector: Detector, count: int) -> list[str]:
+def freeze(detector: DetectionNetwork, count: int) -> list[str]:
     """Stop the first `count` stages of the backbone from learning; their names.
 
     Raises:
@@ -55,14 +55,14 @@ def freeze(detector: Detector, count: int) -> list[str]:
     return [name for name, _ in stages[:count]]
 
 
-def freeze_norms(detector: Detector) -> None:
+def freeze_norms(detector: DetectionNetwork) -> None:
     """Stop the factors of batch normalisation from learning; `set_training` keeps the statistics."""
     for module in detector.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.requires_grad_(False)
 
 
-def set_training(detector: Detector, *, freeze_norm: bool) -> None:
+def set_training(detector: DetectionNetwork, *, freeze_norm: bool) -> None:
     """Training mode, but for frozen stages and, if asked, all normalisation, which keep their statistics."""
     detector.train()
     for module in detector.modules():
@@ -72,7 +72,7 @@ def set_training(detector: Detector, *, freeze_norm: bool) -> None:
             module.eval()
 
 
-def _kinds(detector: Detector) -> Iterator[tuple[str, str, nn.Parameter]]:
+def _kinds(detector: DetectionNetwork) -> Iterator[tuple[str, str, nn.Parameter]]:
     """(part, kind, parameter) of everything that learns; kind is kernel, bias or norm."""
     seen: set[int] = set()
     for path, module in detector.named_modules():
@@ -84,7 +84,7 @@ def _kinds(detector: Detector) -> Iterator[tuple[str, str, nn.Parameter]]:
             yield "backbone" if path.split(".")[0] == "features" else "head", kind, parameter
 
 
-def make_optimizer(detector: Detector, options: OptimOptions) -> torch.optim.Optimizer:
+def make_optimizer(detector: DetectionNetwork, options: OptimOptions) -> torch.optim.Optimizer:
     """SGD or AdamW with a group for each learning rate and weight decay; `factor` of a group multiplies the schedule.
 
     Biases and normalisation have no weight decay, as in Caffe's configuration.
@@ -122,7 +122,7 @@ def learning_rate(options: OptimOptions, *, step: int, steps_per_epoch: int) -> 
     return options.lr0
 
 
-def averaged_weights(detector: Detector, decay: float) -> AveragedModel:
+def averaged_weights(detector: DetectionNetwork, decay: float) -> AveragedModel:
     """A copy of a detector whose weights and buffers are the running average d · average + (1 − d) · weights.
 
     d is `decay`, but (1 + t) / (10 + t) while that is smaller, so that the first weights are soon forgotten; t counts

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from multibox.errors import OptionError
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.training.config import TrainConfig
 
 __all__ = ["with_precision"]
 
 
-def with_precision(config: TrainConfig, device: torch.device, detector: Detector) -> TrainConfig:
+def with_precision(config: TrainConfig, device: torch.device, detector: DetectionNetwork) -> TrainConfig:
     """The configuration with amp=auto decided, so that a resumed run computes as it began.
 
     Raises:
@@ -35,7 +35,7 @@ def with_precision(config: TrainConfig, device: torch.device, detector: Detector
     return replace(config, run=replace(config.run, amp="bf16" if fast and not broken else "none"))
 
 
-def _reads_single_cells(detector: Detector) -> bool:
+def _reads_single_cells(detector: DetectionNetwork) -> bool:
     """Whether a level is made from one of a single cell by depthwise convolution.
 
     On x86 processors torch (2.15) gives another bfloat16 weight gradient of that convolution each time, as if nothing

@@ -19,7 +19,7 @@ from multibox import __version__
 from multibox.data import Dataset
 from multibox.errors import MissingDependencyError, MultiboxError, OptionError
 from multibox.files import atomic_write
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.pictures.read import picture_size_hw
 from multibox.spec.anchors import AnchorSpec
 from multibox.training.augmentation import Transform
@@ -208,7 +208,7 @@ def _run(
 Say = Callable[[str], None]
 
 
-def _check(config: TrainConfig, detector: Detector, validated: Dataset | None) -> None:
+def _check(config: TrainConfig, detector: DetectionNetwork, validated: Dataset | None) -> None:
     """Refuse options that contradict the data or the model."""
     if config.run.patience and validated is None:
         raise OptionError("patience needs a validation, and no picture is left for it; drop patience or val_fraction=0")
@@ -259,7 +259,7 @@ def _start(config: TrainConfig, learnt: Dataset, say: Say) -> Start:
     return start
 
 
-def _anchors(choice: str, learnt: Dataset, detector: Detector, say: Say) -> AnchorSpec:
+def _anchors(choice: str, learnt: Dataset, detector: DetectionNetwork, say: Say) -> AnchorSpec:
     from multibox.doctor.anchors import load_anchor_spec, propose_anchors
 
     if choice != "fit":
@@ -278,7 +278,7 @@ def _anchors(choice: str, learnt: Dataset, detector: Detector, say: Say) -> Anch
 
 def _weights_writer(
     config: TrainConfig, start: Start, learnt: Dataset, validated: Dataset | None
-) -> Callable[[Path, Detector, dict[str, Any]], None]:
+) -> Callable[[Path, DetectionNetwork, dict[str, Any]], None]:
     name = f"{start.source} on {Path(config.data.data).resolve().name}"
     recipe: dict[str, Any] = {
         "config": to_toml(config),
@@ -287,7 +287,7 @@ def _weights_writer(
     }
     recipe |= {"pictures": len(learnt), "objects": learnt.num_boxes, "torch": torch.__version__}
 
-    def write(path: Path, detector: Detector, row: dict[str, Any]) -> None:
+    def write(path: Path, detector: DetectionNetwork, row: dict[str, Any]) -> None:
         metrics = {key: row[key] for key in ("AP", "AP50", "AP75") if row.get(key) is not None}
         if metrics and validated is not None:
             metrics |= {"epoch": row["epoch"], "validated_on": f"{len(validated)} pictures"}

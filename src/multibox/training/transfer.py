@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from multibox.catalogue import CATALOGUE, resolve_model
 from multibox.errors import ClassMapError, ModelFileError, OptionError, did_you_mean
 from multibox.evaluation import map_classes
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model, list_models
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.classes import ClassMap
@@ -46,7 +46,7 @@ class Start:
         licence: SPDX expression of the source's weights, or "".
     """
 
-    detector: Detector
+    detector: DetectionNetwork
     table: tuple[Part, ...]
     carried: tuple[str, ...]
     source: str
@@ -107,7 +107,7 @@ def start_from(
 
 
 def _transfer(
-    old: Detector, new: Detector, old_classes: ClassMap, new_classes: ClassMap
+    old: DetectionNetwork, new: DetectionNetwork, old_classes: ClassMap, new_classes: ClassMap
 ) -> tuple[list[Part], tuple[str, ...]]:
     """Copy what fits, by class name where the class head is concerned."""
     if old_classes.names == new_classes.names:
@@ -161,7 +161,7 @@ def _carry(before: nn.Conv2d, after: nn.Conv2d, rows: dict[int, int], old_width:
                 goal_rows[:, new_row] = source_rows[:, old_row]
 
 
-def _class_layers(detector: Detector) -> list[nn.Conv2d]:
+def _class_layers(detector: DetectionNetwork) -> list[nn.Conv2d]:
     """The last layer of every class branch."""
     layers: list[nn.Conv2d] = []
     for head in detector.heads:
@@ -170,7 +170,7 @@ def _class_layers(detector: Detector) -> list[nn.Conv2d]:
     return layers
 
 
-def _parts(detector: Detector) -> Iterator[tuple[str, nn.Module]]:
+def _parts(detector: DetectionNetwork) -> Iterator[tuple[str, nn.Module]]:
     yield "backbone and extra levels", detector.features
     if detector.neck is not None:
         yield "neck", detector.neck

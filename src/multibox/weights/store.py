@@ -9,8 +9,8 @@ import torch
 
 from multibox.errors import ContractError, ModelFileError, MultiboxError
 from multibox.files import atomic_write
-from multibox.models.detector import Detector, DetectorSpec
 from multibox.models.inspect import summarise
+from multibox.models.network import DetectionNetwork, NetworkSpec
 from multibox.models.registry import create_model
 from multibox.spec.anchors import anchors_digest
 from multibox.spec.card import METADATA_KEY, ModelCard, read_safetensors_card
@@ -25,7 +25,7 @@ LARGE_KERNEL = 160_000
 
 
 def make_card(
-    detector: Detector,
+    detector: DetectionNetwork,
     class_map: ClassMap,
     *,
     name: str,
@@ -63,7 +63,7 @@ def make_card(
     )
 
 
-def save_detector(path: Path, detector: Detector, card: ModelCard, *, storage: StorageType = "float32") -> None:
+def save_detector(path: Path, detector: DetectionNetwork, card: ModelCard, *, storage: StorageType = "float32") -> None:
     """Write weights and card; the file appears whole or not at all, and equal input gives equal bytes.
 
     Args:
@@ -93,7 +93,7 @@ def save_detector(path: Path, detector: Detector, card: ModelCard, *, storage: S
     atomic_write(path, content)
 
 
-def load_detector(path: Path, *, device: str | torch.device = "cpu") -> tuple[Detector, ModelCard]:
+def load_detector(path: Path, *, device: str | torch.device = "cpu") -> tuple[DetectionNetwork, ModelCard]:
     """Rebuild a detector, in evaluation mode, from a file written by `save_detector`.
 
     Raises:
@@ -131,7 +131,7 @@ def load_detector(path: Path, *, device: str | torch.device = "cpu") -> tuple[De
         )
         raise ModelFileError(str(path), reason, "get the file again")
     # The card has the last word on how the network is fed and read: training may have changed what the builder says.
-    detector.spec = DetectorSpec(
+    detector.spec = NetworkSpec(
         num_classes=spec.num_classes,
         anchors=card.anchors,
         preprocess=card.preprocess,

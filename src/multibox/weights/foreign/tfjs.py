@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from multibox.errors import ContractError, ModelFileError
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model
 from multibox.spec.classes import COCO_CLASSES, ClassMap
 
@@ -74,7 +74,9 @@ def _checked_bytes(path: Path, sha256: Mapping[str, str] | None) -> bytes:
     return content
 
 
-def import_ssdlite_mobilenetv2(tensors: Arrays, class_map: ClassMap = COCO_CLASSES) -> tuple[Detector, ClassMap]:
+def import_ssdlite_mobilenetv2(
+    tensors: Arrays, class_map: ClassMap = COCO_CLASSES
+) -> tuple[DetectionNetwork, ClassMap]:
     """SSDLite-MobileNetV2 with the weights of a graph model.
 
     The trunk's normalisation was folded into its convolutions by the exporter and cannot be recovered, so the network
@@ -105,7 +107,7 @@ def import_ssdlite_mobilenetv2(tensors: Arrays, class_map: ClassMap = COCO_CLASS
     return detector.eval(), class_map
 
 
-def _trunk_names(detector: Detector) -> list[tuple[str, str]]:
+def _trunk_names(detector: DetectionNetwork) -> list[tuple[str, str]]:
     """(our layer, their prefix) for every layer of the trunk and the extra levels."""
     names = [("stem", "Conv"), ("last", "Conv_1")]
     features: Any = detector.features
@@ -164,7 +166,7 @@ def _get(tensors: Arrays, name: str) -> NDArray[Any]:
     return tensors[name]
 
 
-def _require_same_anchors(detector: Detector, stored: NDArray[Any]) -> None:
+def _require_same_anchors(detector: DetectionNetwork, stored: NDArray[Any]) -> None:
     ymin, xmin, ymax, xmax = stored.reshape(-1, 4).astype(np.float64).T
     theirs = np.stack([(xmin + xmax) / 2, (ymin + ymax) / 2, xmax - xmin, ymax - ymin], axis=1)
     ours = detector.anchors_cxcywh().numpy()

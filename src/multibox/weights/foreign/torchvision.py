@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from multibox.errors import ContractError, ModelFileError
-from multibox.models.detector import Detector
+from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model
 from multibox.spec.classes import COCO_CLASSES, ClassMap
 
@@ -70,7 +70,7 @@ def _key_table() -> dict[str, str]:
 
 def import_ssd300_vgg16(
     state_dict: Mapping[str, Tensor], class_map: ClassMap | None = None
-) -> tuple[Detector, ClassMap]:
+) -> tuple[DetectionNetwork, ClassMap]:
     """Our SSD300 with torchvision's weights, preprocessing, COCO scales, box clipping and thresholds.
 
     Args:

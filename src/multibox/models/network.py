@@ -1,4 +1,4 @@
-"""The detector: features, an optional neck, heads, and what is needed to read their numbers."""
+"""The network: features, an optional neck, heads, and what is needed to read their numbers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from multibox.spec.anchors import AnchorSpec
 from multibox.spec.postprocess import DEFAULT_VARIANCES, PostprocessSpec, Variances
 from multibox.spec.preprocess import Preprocess
 
-__all__ = ["Detector", "DetectorSpec"]
+__all__ = ["DetectionNetwork", "NetworkSpec"]
 
 Neck = Callable[[Sequence[Tensor]], Sequence[Sequence[Tensor]]]
 
 
 @dataclass(frozen=True)
-class DetectorSpec:
+class NetworkSpec:
     """How to feed a detector and how to read its output.
 
     Args:
@@ -50,7 +50,7 @@ class DetectorSpec:
         return self.num_classes + (self.postprocess.activation == "softmax")
 
 
-class Detector(nn.Module):
+class DetectionNetwork(nn.Module):
     """A network that turns pictures into raw predictions; it owns neither loss nor decoder and never sees a target.
 
     Args:
@@ -68,7 +68,7 @@ class Detector(nn.Module):
         self,
         features: FeatureNetwork,
         heads: Sequence[MultiboxHead],
-        spec: DetectorSpec,
+        spec: NetworkSpec,
         *,
         neck: nn.Module | None = None,
     ) -> None:
