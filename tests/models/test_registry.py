@@ -9,17 +9,26 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
+import toy_cascades
+
 from multibox.core.loss import multibox_loss
 from multibox.core.postprocess import postprocess
 from multibox.core.structures import Target
 from multibox.errors import ContractError, OptionError
 from multibox.models import create_model, list_models, register_model
 from multibox.models.inspect import summarise
+from multibox.models.network import DetectionNetwork, NetworkSpec, StageSpec
 
-DEFAULT_BOXES = {"ssd300_vgg16": 8732, "ssd512_vgg16": 24564, "ssdlite300_mobilenetv2": 1917, "tinyssd256": 5444}
+DEFAULT_BOXES = {
+    "ssd300_vgg16": 8732,
+    "ssd512_vgg16": 24564,
+    "ssdlite300_mobilenetv2": 1917,
+    "tinyssd256": 5444,
+    **dict.fromkeys(toy_cascades.__all__, 2 * (8 * 8 + 4 * 4 + 2 * 2)),
+}
 SMALL_HW = {"ssd300_vgg16": (275, 300), "ssd512_vgg16": (280, 300)}  # the smallest maps need this much
 
-
+RATES = {"ssd300_vgg16": 1e-4, "ssd512_vgg16": 1e-4, **dict.fromkeys(toy_cascades.__all__, 1e-2)}
 ENOUGH = 0.25  # loss at which two pictures are learnt; the VGGs take about a second a step
 
 
@@ -58,9 +67,10 @@ def test_any_size_and_class_count(name: str, classes: int) -> None:
     with torch.inference_mode():
         raw = detector(torch.randn(3, 3, *size_hw))
     boxes = len(detector.anchors_cxcywh())
-    assert len(raw) == 1
-    assert raw[0].offsets.shape == (3, boxes, 4)
-    assert raw[0].logits.shape == (3, boxes, detector.spec.outputs_per_box)
+    assert len(raw) == len(detector.spec.stages)
+    for stage, outputs in zip(raw, detector.spec.stage_outputs, strict=True):
+        assert stage.offsets.shape == (3, boxes, 4)
+        assert stage.logits.shape == (3, boxes, outputs)
     assert detector.spec.outputs_per_box == classes + (detector.spec.postprocess.activation == "softmax")
     maps = detector.feature_sizes_hw()
     assert sum(h * w * n for (h, w), n in zip(maps, detector.spec.anchors.boxes_per_cell, strict=True)) == boxes
@@ -112,7 +122,7 @@ def test_overfits_two_pictures(name: str) -> None:
         detector.anchors_cxcywh()  # measured on the whole network, before it is shortened
         with torch.no_grad():
             detector.features.to_conv4_3 = Remembered(detector.features.to_conv4_3(images))
-    optimiser = torch.optim.Adam(detector.parameters(), lr=1e-3 if "vgg" not in name else 1e-4)
+    optimiser = torch.optim.Adam(detector.parameters(), lr=RATES.get(name, 1e-3))
     for _ in range(150):
         losses = loss_of(detector, images, targets)
         optimiser.zero_grad(set_to_none=True)
@@ -148,6 +158,7 @@ def loss_of(detector, images, targets):
         detector.anchors_cxcywh(size_hw),
         targets,
         activation=spec.postprocess.activation,
+        matching=[stage.matching for stage in spec.stages],
         variances=spec.variances,
     )
 
@@ -237,6 +248,35 @@ def test_unknown_names_and_arguments() -> None:
 
     with pytest.raises(OptionError, match="registered already"):
         register_model(tinyssd256)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: StageSpec(num_classes=2), "a stage has the classes of the network"),
+        (lambda: StageSpec(gate=0.1), "a gate needs a stage of one class"),
+        (lambda: StageSpec(num_classes=1, gate=1.5), "a gate is a probability"),
+        (lambda: _with_stages(), "the last stage must have"),
+        (lambda: _with_stages(StageSpec(), StageSpec(num_classes=1)), "the last stage must have"),
+        (lambda: _with_stages(StageSpec(num_classes=1), StageSpec()), r"heads with \(4, 4\) .* stages with \(2, 4\)"),
+        (lambda: _with_stages(StageSpec()), r"heads with \(4, 4\) .* stages with \(4,\)"),
+    ],
+)
+def test_stages_that_fit_no_heads(make, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        make()
+
+
+def _with_stages(*stages: StageSpec) -> DetectionNetwork:
+    like = create_model("toy_cascade")
+    spec = NetworkSpec(3, like.spec.anchors, like.spec.preprocess, like.spec.postprocess, stages=stages)
+    return DetectionNetwork(like.features, list(like.heads), spec)
+
+
+def test_gates_are_those_of_all_stages_but_the_last() -> None:
+    assert create_model("tinyssd256").spec.gates == ()
+    assert create_model("toy_cascade").spec.gates == (None,)
+    assert create_model("toy_gated_cascade").spec.gates == (toy_cascades.GATE,)
 
 
 def test_l2norm_by_hand_and_in_half_precision() -> None:

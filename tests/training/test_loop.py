@@ -16,6 +16,7 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
+import toy_cascades  # noqa: F401 - registers its builders
 from short_runs import ALONE, CLASSES, Recorder, config, run_folder, write_pictures
 from short_runs import options as short_options
 
@@ -49,6 +50,7 @@ def plain_loop(options: TrainConfig) -> dict[str, torch.Tensor]:
     for name, parameter in detector.named_parameters():
         (decayed if parameter.ndim > 1 else others).append((name, parameter))
     momentum: dict[str, torch.Tensor] = {}
+    overlaps = options.loss.match_iou or ((0.5, 0.6) if options.model.model == "toy_cascade" else (0.5,))
     spec, updates, per_epoch = detector.spec, 0, -(-len(order) // options.optim.accumulate)
     for epoch in range(options.optim.epochs):
         order.start(epoch)
@@ -62,7 +64,7 @@ def plain_loop(options: TrainConfig) -> dict[str, torch.Tensor]:
                 batch.targets,
                 activation=spec.postprocess.activation,
                 negative_ratio=options.loss.negative_ratio,
-                matching=MatchOptions("bipartite", *options.loss.match_iou * 2),
+                matching=[MatchOptions("bipartite", iou, iou) for iou in overlaps],
                 variances=spec.variances,
                 localization_weight=options.loss.box_weight,
                 box_loss=options.loss.box_loss,
@@ -93,6 +95,8 @@ def plain_loop(options: TrainConfig) -> dict[str, torch.Tensor]:
          "lr0": 5e-3},
         {"model": "ssdlite300_mobilenetv2", "imgsz": "96x128", "class_loss": "focal", "focal_gamma": 1.0, "epochs": 1,
          "box_loss": "ciou", "box_weight": 2, "match_iou": 0.4, "clip_norm": 0, "lr0": 1e-3, "warmup": 0, "batch": 9},
+        {"model": "toy_cascade", "imgsz": "64", "epochs": 1, "warmup": 0},
+        {"model": "toy_gated_cascade", "imgsz": "64", "epochs": 1, "warmup": 0, "match_iou": "0.4,0.6"},
     ],
 )  # fmt: skip
 def test_the_weights_are_those_of_a_plain_loop(changes: dict[str, Any], pictures: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
+import toy_cascades  # noqa: F401 - registers its builders
+
 from multibox.catalogue import CATALOGUE
 from multibox.errors import ContractError, ModelFileError, OptionError
 from multibox.models import DetectionNetwork, create_model
@@ -18,7 +20,13 @@ from multibox.training.transfer import Start, start_from
 from multibox.weights import load_detector, make_card, save_detector
 
 OLD = ClassMap(("cat", "tv", "couch", "dog"), (5, 7, 9, 11))
-BUILDERS = {"tinyssd256": [64, 96], "ssdlite300_mobilenetv2": [96, 96]}  # softmax and sigmoid
+# Softmax, sigmoid, and cascades: two class heads, or one with a gate that keeps its own.
+BUILDERS = {
+    "tinyssd256": [64, 96],
+    "ssdlite300_mobilenetv2": [96, 96],
+    "toy_cascade": [64, 64],
+    "toy_gated_cascade": [64, 64],
+}
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -37,7 +45,7 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def outputs(detector: DetectionNetwork) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.randn(2, 3, *detector.spec.preprocess.size_hw, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        stage = detector.eval()(images)[0]
+        stage = detector.eval()(images)[-1]
     return stage.offsets, stage.logits
 
 

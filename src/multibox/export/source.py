@@ -9,7 +9,7 @@ import torch
 
 from multibox.catalogue import CATALOGUE, resolve_model
 from multibox.errors import OptionError, did_you_mean
-from multibox.models.network import DetectionNetwork, NetworkSpec
+from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model, list_models
 from multibox.spec.card import ModelCard
 from multibox.spec.classes import ClassMap
@@ -59,8 +59,8 @@ def resized(
     """
     again = create_model(card.builder, **{**card.arguments, "size_hw": list(size_hw)})
     again.load_state_dict(detector.state_dict())
-    again.spec = NetworkSpec(
-        num_classes=again.spec.num_classes,
+    again.spec = replace(
+        again.spec,
         anchors=card.anchors,
         preprocess=replace(card.preprocess, size_hw=size_hw),
         postprocess=card.postprocess,

@@ -112,7 +112,7 @@ def summarise(detector: DetectionNetwork, size_hw: tuple[int, int] | None = None
                 "outputs": height * width * boxes * (outputs_per_box + 4),
             }
         )
-    offsets, logits = raw[0]
+    offsets, logits = raw[-1]
     assert sum(level["boxes"] for level in levels) == offsets.shape[1]
     assert sum(level["outputs"] for level in levels) == offsets[0].numel() + logits[0].numel()
     return {

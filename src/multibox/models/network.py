@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multibox.core.matching import DEFAULT_MATCHING, MatchOptions
 from multibox.core.structures import Raw
 from multibox.errors import ContractError
 from multibox.models.features import FeatureNetwork
@@ -17,14 +18,39 @@ from multibox.spec.anchors import AnchorSpec
 from multibox.spec.postprocess import DEFAULT_VARIANCES, PostprocessSpec, Variances
 from multibox.spec.preprocess import Preprocess
 
-__all__ = ["DetectionNetwork", "NetworkSpec"]
+__all__ = ["DetectionNetwork", "NetworkSpec", "StageSpec"]
 
 Neck = Callable[[Sequence[Tensor]], Sequence[Sequence[Tensor]]]
 
 
 @dataclass(frozen=True)
+class StageSpec:
+    """What one head predicts, and how it is trained.
+
+    Args:
+        num_classes: C of this head; None for the classes of the network. A head before the last may have 1, and then
+            tells objects of any class from background.
+        matching: which default boxes, or boxes of the stage before, answer for which objects.
+        gate: least probability of an object with which a default box passes to the next stage; None rejects nothing.
+            Only for a head of one class.
+    """
+
+    num_classes: int | None = None
+    matching: MatchOptions = DEFAULT_MATCHING
+    gate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_classes not in (None, 1):
+            raise ContractError(f"a stage has the classes of the network (None) or 1, got {self.num_classes}")
+        if self.gate is not None and not 0 <= self.gate <= 1:
+            raise ContractError(f"a gate is a probability, 0 … 1, got {self.gate}")
+        if self.gate is not None and self.num_classes != 1:
+            raise ContractError("a gate needs a stage of one class; give the stage num_classes=1")
+
+
+@dataclass(frozen=True)
 class NetworkSpec:
-    """How to feed a detector and how to read its output.
+    """How to feed a network and how to read its output.
 
     Args:
         num_classes: C, without background.
@@ -32,6 +58,7 @@ class NetworkSpec:
         preprocess: what happens to a picture first; its size is the input size the detector was built for.
         postprocess: defaults for evaluation, and the activation (softmax with background, or sigmoid without).
         variances: scale of the offsets.
+        stages: one for each head; several for a cascade.
     """
 
     num_classes: int
@@ -39,15 +66,29 @@ class NetworkSpec:
     preprocess: Preprocess
     postprocess: PostprocessSpec
     variances: Variances = DEFAULT_VARIANCES
+    stages: tuple[StageSpec, ...] = (StageSpec(),)
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
             raise ContractError(f"num_classes must be at least 1 (background is not counted), got {self.num_classes}")
+        if not self.stages or self.stages[-1].num_classes is not None:
+            raise ContractError(f"the last stage must have the classes of the network, got stages {self.stages}")
 
     @property
     def outputs_per_box(self) -> int:
-        """K: class scores of one box, with background when the activation is softmax."""
-        return self.num_classes + (self.postprocess.activation == "softmax")
+        """K: class scores of one box in the last stage, with background when the activation is softmax."""
+        return self.stage_outputs[-1]
+
+    @property
+    def stage_outputs(self) -> tuple[int, ...]:
+        """Class scores of one box in each stage, with background when the activation is softmax."""
+        background = self.postprocess.activation == "softmax"
+        return tuple((stage.num_classes or self.num_classes) + background for stage in self.stages)
+
+    @property
+    def gates(self) -> tuple[float | None, ...]:
+        """For each stage but the last, the least probability of an object with which a default box passes, or None."""
+        return tuple(stage.gate for stage in self.stages[:-1])
 
 
 class DetectionNetwork(nn.Module):
@@ -59,6 +100,9 @@ class DetectionNetwork(nn.Module):
         spec: how to read the output.
         neck: a module that turns the feature maps into one list of maps per stage; without it every stage reads the
             features themselves.
+
+    Raises:
+        ContractError: the heads are not those that `spec.stages` describes.
     """
 
     builder: str | None = None
@@ -73,6 +117,9 @@ class DetectionNetwork(nn.Module):
         neck: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        outputs = tuple(head.outputs_per_box for head in heads)
+        if outputs != spec.stage_outputs:
+            raise ContractError(f"heads with {outputs} scores of a box, but stages with {spec.stage_outputs}")
         self.features = features
         self.neck = neck
         self.heads = nn.ModuleList(heads)

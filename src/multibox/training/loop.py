@@ -180,8 +180,10 @@ class Trainer:
     @property
     def matching(self) -> list[MatchOptions]:
         """How default boxes are matched to objects, for each stage."""
-        overlaps, stages = self.config.loss.match_iou, len(self.detector.heads)
-        overlaps = overlaps * stages if len(overlaps) == 1 else overlaps
+        overlaps, stages = self.config.loss.match_iou, self.detector.spec.stages
+        if not overlaps:
+            return [stage.matching for stage in stages]
+        overlaps = overlaps * len(stages) if len(overlaps) == 1 else overlaps
         return [MatchOptions(positive_threshold=overlap, negative_threshold=overlap) for overlap in overlaps]
 
     def _should_stop(self, step: int) -> bool:

@@ -145,7 +145,7 @@ class LossOptions(OptionSection):
         box_loss: smooth L1 on the offsets, or generalised / complete IoU of the decoded boxes.
         box_weight: of the box loss.
         match_iou: overlap above which a default box is matched to an object; of a cascade one number for all stages, or
-            one for each with commas.
+            one for each with commas. The model's own rule (0.5 for SSD) when left out.
     """
 
     class_loss: Literal["mined", "focal"] = "mined"
@@ -154,7 +154,7 @@ class LossOptions(OptionSection):
     focal_alpha: Share = 0.25
     box_loss: Literal["smooth_l1", "giou", "ciou"] = "smooth_l1"
     box_weight: Amount = 1.0
-    match_iou: Annotated[tuple[float, ...], Within(0.05, 0.95)] = (0.5,)
+    match_iou: Annotated[tuple[float, ...], Within(0.05, 0.95)] = ()
 
 
 @dataclass(frozen=True)

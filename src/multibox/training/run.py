@@ -212,8 +212,8 @@ def _check(config: TrainConfig, detector: DetectionNetwork, validated: Dataset |
     """Refuse options that contradict the data or the model."""
     if config.run.patience and validated is None:
         raise OptionError("patience needs a validation, and no picture is left for it; drop patience or val_fraction=0")
-    rules, stages = len(config.loss.match_iou), len(detector.heads)
-    if rules not in (1, stages):
+    rules, stages = len(config.loss.match_iou), len(detector.spec.stages)
+    if rules not in (0, 1, stages):
         raise OptionError(f"match_iou has {rules} numbers for a model of {stages} stage(s); give one, or one for each")
     if config.loss.class_loss == "focal" and detector.spec.postprocess.activation != "sigmoid":
         raise OptionError("focal loss is for sigmoid scores, and this model has a softmax head; use class_loss=mined")

@@ -162,9 +162,9 @@ def _carry(before: nn.Conv2d, after: nn.Conv2d, rows: dict[int, int], old_width:
 
 
 def _class_layers(detector: DetectionNetwork) -> list[nn.Conv2d]:
-    """The last layer of every class branch."""
+    """The last layer of every class branch that tells the classes of the network; a gating head has one of its own."""
     layers: list[nn.Conv2d] = []
-    for head in detector.heads:
+    for head in (h for h, stage in zip(detector.heads, detector.spec.stages, strict=True) if stage.num_classes is None):
         for branch in head.logits:  # type: ignore[union-attr]
             layers.append(branch if isinstance(branch, nn.Conv2d) else branch[-1])
     return layers

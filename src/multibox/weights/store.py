@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,7 @@ import torch
 from multibox.errors import ContractError, ModelFileError, MultiboxError
 from multibox.files import atomic_write
 from multibox.models.inspect import summarise
-from multibox.models.network import DetectionNetwork, NetworkSpec
+from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model
 from multibox.spec.anchors import anchors_digest
 from multibox.spec.card import METADATA_KEY, ModelCard, read_safetensors_card
@@ -131,8 +132,8 @@ def load_detector(path: Path, *, device: str | torch.device = "cpu") -> tuple[De
         )
         raise ModelFileError(str(path), reason, "get the file again")
     # The card has the last word on how the network is fed and read: training may have changed what the builder says.
-    detector.spec = NetworkSpec(
-        num_classes=spec.num_classes,
+    detector.spec = replace(
+        spec,
         anchors=card.anchors,
         preprocess=card.preprocess,
         postprocess=card.postprocess,
