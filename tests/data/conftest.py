@@ -1,7 +1,8 @@
-"""What several tests of data sets need: comparing two of them, and small ones on disk."""
+"""What several tests of data sets need: comparing two of them, small ones on disk, and the layouts of tools."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from PIL import Image
 from multibox.data import Dataset, ImageRecord
 from multibox.data.columns import FLAGS
 from multibox.spec.classes import ClassMap
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `annotation_layouts` and its modules
+import layouts_as_json  # noqa: F401 (fills the table of layouts)
+import layouts_as_text  # noqa: F401
+from annotation_layouts import Shot
 
 # A busy machine is no failure.
 settings.register_profile("without_deadline", deadline=None)
@@ -74,3 +80,20 @@ def small(tmp_path: Path) -> Dataset:
     ]
     class_map = ClassMap(("zebra", "no", "hot dog, “warm”"), (90, 1, 17))
     return Dataset.from_records(records, class_map, root=tmp_path / "source")
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> list[Shot]:
+    """Five pictures with six boxes in three splits, as the layouts of tools get them; one has no object."""
+    found = [
+        ("one.jpg", (40, 30), "train", [("cup", (1.0, 2.0, 11.0, 22.0)), ("bolt", (5.0, 5.0, 9.0, 30.0))]),
+        ("two two.jpg", (40, 30), "train", [("cup", (3.0, 4.0, 12.0, 20.0))]),
+        ("Café.png", (50, 60), "val", [("bolt", (0.0, 0.0, 50.0, 60.0)), ("cup", (7.0, 8.0, 20.0, 19.0))]),
+        ("four.jpg", (40, 30), "test", [("cup", (2.0, 3.0, 4.0, 5.0))]),
+        ("empty.jpg", (40, 30), "test", []),
+    ]
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, size_wh, _, _ in found:
+        Image.new("RGB", size_wh).save(folder / name)
+    return [Shot(folder / name, name, size, split, tuple(boxes)) for name, size, split, boxes in found]

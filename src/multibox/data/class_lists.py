@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multibox.data.contents import is_label_row
 from multibox.data.findings import DataError, Findings
 from multibox.data.names import spelling
-from multibox.data.shapes import numbers
 from multibox.data.tree import Tree
 from multibox.errors import ClassMapError
 from multibox.files import atomic_write
@@ -37,9 +37,6 @@ CLASS_LISTS = (CLASS_FILE, "classes.txt", "obj.names", "_darknet.labels", "label
 
 DEEPEST = 2
 """Folders between the root and a class list, at most: labels/train/classes.txt."""
-
-LABEL_VALUES = 5
-"""Numbers in a line of YOLO text, at least: such lines are labels and no class names."""
 
 
 def class_map_of(source: object, names: list[str], ids: list[int] | None = None) -> ClassMap:
@@ -123,7 +120,7 @@ def read_names(path: Path) -> ClassMap | None:
         raise DataError(path, f"is no UTF-8 text ({error.reason})", "save it as UTF-8") from None
     while lines and not lines[-1]:
         lines.pop()
-    if not lines or all(numbers(line.split()) and len(line.split()) >= LABEL_VALUES for line in lines if line):
+    if not lines or all(is_label_row(line) for line in lines if line):
         return None
     return class_map_of(path, lines)
 

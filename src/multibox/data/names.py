@@ -22,7 +22,9 @@ _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 
 
 def spelling(text: str) -> str:
-    """A key that is the same for all spellings of a name: letter case and Unicode form do not count."""
+    """A key that is the same for all spellings of a name: letter case, Unicode form and %20 do not count."""
+    if "%" in text:
+        text = unquote(text)
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())

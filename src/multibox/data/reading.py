@@ -1,99 +1,35 @@
-"""What all readers share: opening annotation files, finding pictures, taking boxes, and accounting for all of it."""
+"""What all readers share: opening annotation files, taking pictures and boxes, and accounting for all of it."""
 
 from __future__ import annotations
 
-import codecs
-import json
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
-from xml.etree import ElementTree
-from xml.parsers import expat
 
 from multibox.data.class_lists import LabelCoder, usable_area, whole_number
 from multibox.data.columns import LARGEST_PX, Builder
-from multibox.data.findings import Account, DataError, Findings
-from multibox.data.names import split_in_path, usual_split
+from multibox.data.contents import may_annotate, picture_names
+from multibox.data.entries import Entry, Object
+from multibox.data.finder import PictureFinder
+from multibox.data.findings import Account, DataError
+from multibox.data.names import spelling, split_in_file_name, split_in_path, usual_split
 from multibox.data.picture_files import actual_size_hw
 from multibox.data.records import Dataset
-from multibox.data.tree import Tree, folder_of, stem_of, suffix_of
+from multibox.data.tree import Tree, folder_of, suffix_of
 from multibox.errors import ContractError, MultiboxError
-from multibox.pictures.read import PICTURE_SUFFIXES, one_line
+from multibox.pictures.read import one_line
 from multibox.spec.classes import ClassMap
 
-__all__ = ["Entry", "Evidence", "Object", "Reading", "decoded", "json_head", "json_of", "xml_of"]
-
-HEAD_BYTES = 1 << 16
-DEEPEST = 50
-"""Objects and lists within each other at the start of a JSON file; annotation files have fewer than ten."""
+__all__ = ["Reading"]
 
 _T = TypeVar("_T")
 _NO_BOX = (math.nan,) * 4
+NEAR_BYTES = 1 << 16
+"""What is looked at of a file that may be annotations."""
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What makes a file or folder look like a format.
-
-    Args:
-        text: what was found, for people.
-        sure: whether it is a mark that only this format leaves (a data.yaml, the folders of Pascal VOC), and not just
-            files of its kind.
-    """
-
-    text: str
-    sure: bool = True
-
-
-@dataclass(slots=True)
-class Object:
-    """One object of an annotation file.
-
-    Args:
-        where: its place in the file.
-        name: its class; None where it is given by `class_id` alone, or not at all.
-        xyxy: corners (x1, y1, x2, y2) in pixels of the upright picture; None where they cannot be read.
-        written: what the file says of the place, for messages.
-        class_id: its class as a number; an index where there is a class list.
-        flags, area: as in `Builder.add_box`; the area as written.
-    """
-
-    where: str
-    name: str | None
-    xyxy: Sequence[float] | None
-    written: object = None
-    class_id: int | None = None
-    flags: int = 0
-    area: object = None
-
-
-@dataclass(slots=True)
-class Entry:
-    """What an annotation file says of one picture; the arguments are those of `Reading.add_picture` where not said.
-
-    Args:
-        picture: the name of the picture as written.
-        met: how many objects and shapes the file lists for it, counted on its list.
-        objects: those that could be boxes.
-        others: (kind of finding, place, message) of the shapes that are none.
-        notes: likewise, of what is to be known about objects that are boxes.
-    """
-
-    picture: str
-    met: int = 0
-    objects: list[Object] = field(default_factory=list)
-    others: list[tuple[str, str, str]] = field(default_factory=list)
-    notes: list[tuple[str, str, str]] = field(default_factory=list)
-    size_hw: tuple[Any, Any] = (None, None)
-    image_id: int | str | None = None
-    split: str | None = None
-
-
-class Reading:
+class Reading(PictureFinder):
     """A data set while it is read.
 
     A reader says with `meet` what it has found before it goes into it, reads every file through `read`, and gives
@@ -110,12 +46,13 @@ class Reading:
     def __init__(
         self, source: object, tree: Tree, class_map: ClassMap | None = None, *, pictures: Tree | None = None
     ) -> None:
-        self.source, self.tree, self.pictures = source, tree, pictures or tree
-        self.findings, self.builder, self.account = Findings(), Builder(), Account()
+        super().__init__(pictures or tree)
+        self.source, self.tree = source, tree
+        self.builder, self.account = Builder(), Account()
         self.coder = LabelCoder(class_map)
-        self.claimed: set[str] = set()
-        self._spoilt: set[str] = set()  # pictures whose annotation file cannot be read, or is another's
-        self._splits: set[str | None] = set()
+        self._met: set[str] = set()  # annotation files that were read, or are named
+        self._passed: dict[str, str] = {}  # annotation files that were not read, and why
+        self._splits: set[str | None] = set()  # those of which something was met
         self._first_failure: DataError | None = None
 
     # -------------------------------------------------------------------------------------------- files
@@ -141,31 +78,41 @@ class Reading:
         except (OSError, ValueError, RecursionError) as error:
             why = "it is nested too deeply" if isinstance(error, RecursionError) else error
             reason = f"cannot be read ({one_line(getattr(error, 'strerror', None) or why)})"
-            self.lose_file("unparsable_annotation", file, f"{reason}; its picture is not used")
+            self.lose_file("unparsable_annotation", file, f"{reason}; what it annotates is not used")
             self._fail(file, reason, "write it again or copy it again")
-            self._spoilt.update(self.partners(file))
+            self.spoil(*self.partners(file))
+            self._splits.add(split_in_file_name(file))
             return None
         self.account.files_read += 1
+        self._met.add(file)
         return content
 
     def lose_file(self, kind: str, file: str, message: str) -> None:
         """Name an annotation file that cannot be read."""
         self.account.files_named += 1
+        self._met.add(file)
         self.findings.add(kind, file, "", message, lost_files=1)
+
+    def is_met(self, file: str) -> bool:
+        """Whether a file was read or named."""
+        return file in self._met
 
     def lose_part(self, file: str, where: str, reason: str) -> None:
         """Name a part of an annotation file that cannot be read, while the rest can."""
         self._fail(f"{file} {where}", reason, "correct it")
-        self.findings.add("unparsable_annotation", file, where, f"{reason}; its picture is not used", lost_files=1)
+        self.findings.add(
+            "unparsable_annotation", file, where, f"{reason}; what it annotates is not used", lost_files=1
+        )
 
     def pass_over(self, file: str, message: str) -> None:
         """Name a file that was met, but holds no annotations of this format."""
         self.account.files_named += 1
-        self.findings.add("annotation_not_read", file, "", message)
+        self._passed[file] = message
 
     def unread(self, file: str, message: str) -> None:
         """Say that a file just read holds no annotations of this format after all."""
         self.account.files_read -= 1
+        self._met.discard(file)
         self._fail(file, message, "say another format=")
         self.pass_over(file, message)
 
@@ -188,59 +135,6 @@ class Reading:
         """Name a picture that was met and is not in the data set."""
         self.account.pictures_named += 1
         self.findings.add(kind, path, where, message)
-
-    def find(self, written: str, folders: Sequence[str] = ("",), *, again: bool = False) -> str:
-        """The path of the picture that an annotation calls `written`; as written where there is none. See `look`."""
-        return self.look(written, folders, again=again) or _joined(folders[0] if folders else "", written)
-
-    def partners(self, file: str) -> list[str]:
-        """The pictures that have the name of an annotation file, and of these the nearest to it."""
-        stem = stem_of(file)
-        stem = stem_of(stem) if suffix_of(stem) in PICTURE_SUFFIXES else stem  # a.jpg.json
-        return _nearest(file, self.pictures.with_stem(stem))
-
-    def partner(self, file: str, written: str) -> str:
-        """The path of the picture that the annotation file `file` is for, whose content says `written`.
-
-        The name of the file comes first: what the content says is often left over from copying. Of several pictures
-        with that name, the one that is written counts.
-        """
-        candidates = self.partners(file)
-        if not candidates:
-            return self.find(written or stem_of(file), (folder_of(file), ""))
-        base = re.split(r"[\\/]", written)[-1]
-        chosen = next((path for path in candidates if path.rpartition("/")[2] == base), None)
-        self._spoilt.update(candidates)
-        for other in candidates if chosen is None else ():
-            if other != candidates[0]:
-                message = f"it has the name of {file}, which was read for {candidates[0]}"
-                self.findings.add("same_stem", other, "", message)
-        return chosen or candidates[0]
-
-    def look(self, written: str, folders: Sequence[str] = ("",), *, again: bool = False) -> str | None:
-        """The path of the picture that an annotation calls `written`, with what is to be known about it; or None.
-
-        Args:
-            written, folders: as in `Tree.find`.
-            again: several entries may be about one picture, so another spelling may mean a picture that was read.
-        """
-        found = self.pictures.find(written, folders)
-        if found.path is None:
-            if found.others:
-                shown = ", ".join(found.others[:3])
-                self.findings.add("picture_ambiguous", written, "", f"it could be {shown}; none of them was taken")
-            return None
-        if found.exact:
-            if found.path.startswith("../"):
-                message = "it lies outside the data folder; it was read, but it is never copied or linked"
-                self.findings.add("picture_outside", found.path, "", message)
-            return found.path
-        if found.path in self.claimed and not again:
-            message = f"only {found.path} has such a name, which another annotation is for"
-            self.findings.add("picture_ambiguous", written, "", message)
-            return None
-        self.findings.add("path_repaired", written, "", f"there is no such file; {found.path} was read")
-        return found.path
 
     def add_picture(
         self,
@@ -288,13 +182,38 @@ class Reading:
         """(height, width) of the upright picture from its header, or None and a finding."""
         return actual_size_hw(self.pictures.root / path, path, self.findings)
 
-    def spoil(self, path: str) -> None:
-        """Mark a picture as one that must not be read as a picture without objects."""
-        self._spoilt.add(path)
+    def add_empty(self, path: str, **details: Any) -> int | None:
+        """Add a picture that has no annotation file, which counts as a picture without objects.
 
-    def is_spoilt(self, path: str) -> bool:
-        """Whether the annotation file of a picture cannot be read, or is another picture's."""
-        return path in self._spoilt
+        Where a file nearly fits, the picture is not empty but unreadable: both are named, and None is returned.
+
+        Args:
+            path: of the picture.
+            details: more arguments of `add_picture`.
+        """
+        self.meet(pictures=1)
+        near = self._near_miss(path)
+        if near is None:
+            self.findings.add("no_annotation_file", path)
+            return self.add_picture(path, shown=path, **details)
+        if self._passed.pop(near, None) is None:
+            self.meet(files=1)
+            self.account.files_named += 1
+        self.account.pictures_named += 1
+        self.spoil(path)
+        self._met.add(near)
+        message = f"it may be the annotation file of {path}, which was not read either; put it where the others are"
+        self.findings.add("label_not_read", near, "", message, lost_files=1)
+        return None
+
+    def _near_miss(self, path: str) -> str | None:
+        """A file not read that has the name of a picture and looks like annotations of any format."""
+        for file in () if self.tree.is_file else self.tree.named_like(path):
+            if file not in self._met and path in self.partners(file):
+                with (self.tree.root / file).open("rb") as stream:
+                    if may_annotate(suffix_of(file), stream.read(NEAR_BYTES)):
+                        return file
+        return None
 
     # -------------------------------------------------------------------------------------------- boxes
 
@@ -337,30 +256,25 @@ class Reading:
 
     # -------------------------------------------------------------------------------------------- the end
 
-    def add_unannotated(self) -> None:
-        """Add the pictures beside annotated ones that have no annotation file: they count as without objects.
-
-        Those of a split without a single annotation file are named instead.
-        """
+    def _left(self) -> Iterator[tuple[str, str | None]]:
+        """(path, split in its folders where nothing of that split was read) of each picture that nothing is said of."""
+        known = self._splits | {split_in_path(path) for path in self.claimed}
         homes = {folder_of(path) for path in self.claimed}
-        lone: dict[str, list[str]] = {}
-        for path in self.pictures.pictures:
-            split = split_in_path(path)
-            if path in self.claimed or path in self._spoilt:
-                continue
-            if split is not None and split not in self._splits:
-                lone.setdefault(split, []).append(path)
-            elif folder_of(path) in homes:
-                self.meet(pictures=1)
-                self.findings.add("no_annotation_file", path)
-                self.add_picture(path, shown=path, split=split)
-        for split, paths in lone.items():
-            self.meet(pictures=len(paths))
-            self.lose_split(split, paths)
+        for path in self.pictures.pictures_in(homes) if self.pictures.is_file else self.pictures.pictures:
+            if path not in self.claimed and path not in self._spoilt:
+                split = split_in_path(path)
+                yield path, None if split in known else split
+
+    def add_unannotated(self) -> None:
+        """Add the pictures beside annotated ones that have no annotation file: they count as without objects."""
+        homes = {folder_of(path) for path in self.claimed}
+        for path, lone_split in list(self._left()):
+            if lone_split is None and folder_of(path) in homes:
+                self.add_empty(path, split=split_in_path(path))
 
     def lose_split(self, split: str | None, paths: Sequence[str], hint: str = "") -> None:
         """Name a split whose pictures, which were met, all lack an annotation file: they are no empty pictures."""
-        self._spoilt.update(paths)
+        self.spoil(*paths)
         self.account.pictures_named += len(paths)
         shown = split or "the pictures without a split"
         message = f"none of its {len(paths)} pictures ({paths[0]} …) has an annotation file; they were not read"
@@ -369,20 +283,43 @@ class Reading:
         self._first_failure = self._first_failure or failure
         self.findings.add("split_without_annotations", shown, "", f"{message}; {hint}", lost_files=len(paths))
 
-    def note_unlisted(self) -> None:
-        """Name the pictures that no annotation named: one by one beside others, by their folder elsewhere."""
+    def note_unlisted(self, *, chosen_by: str = "") -> None:
+        """Name the pictures that no annotation named: one by one beside others, by their folder elsewhere.
+
+        Those of a split of which nothing was read are an error, unless pictures are left out on purpose.
+
+        Args:
+            chosen_by: the list or configuration that chooses pictures, if there is one.
+        """
         homes = {folder_of(path) for path in self.claimed}
         elsewhere: Counter[str] = Counter()
-        for path in self.pictures.pictures_in(homes) if self.pictures.is_file else self.pictures.pictures:
-            if path in self.claimed or path in self._spoilt:
-                continue
-            if folder_of(path) in homes:
-                self.findings.add("unlisted_picture", path, "", "no annotation names this picture; it was not read")
+        lone: dict[str, list[str]] = {}
+        reason = f"{chosen_by} does not lead to" if chosen_by else "no annotation names"
+        for path, lone_split in self._left():
+            if lone_split is not None and not chosen_by and not self.tree.is_file:
+                lone.setdefault(lone_split, []).append(path)
+            elif folder_of(path) in homes:
+                self.findings.add("unlisted_picture", path, "", f"{reason} this picture; it was not read")
             else:
                 elsewhere[folder_of(path)] += 1
         for folder, count in elsewhere.items():
-            message = f"no annotation names the pictures of this folder ({count}); they were not read"
+            message = f"{reason} the pictures of this folder ({count}); they were not read"
             self.findings.add("unlisted_picture", f"{folder}/", "", message)
+        for split, paths in lone.items():
+            self.meet(pictures=len(paths))
+            self.lose_split(split, paths)
+
+    def _judge_passed(self) -> None:
+        """Name the files that were passed over: as lost where they name pictures that nothing else is said of."""
+        left = {spelling(path.rpartition("/")[2]) for path, _ in self._left()} if self._passed else set()
+        for file, message in self._passed.items():
+            names = picture_names((self.tree.root / file).read_bytes()) if left else set()
+            lost = sorted(name for name in names if spelling(name) in left)
+            if lost:
+                message += f". It names {lost[0]}, which no other file annotates: its boxes are lost"
+                self.findings.add("label_not_read", file, "", message, lost_files=1)
+            else:
+                self.findings.add("annotation_not_read", file, "", message)
 
     def finish(self, remedy: str, *, class_map: ClassMap | None = None, **columns: Any) -> Dataset:
         """The data set, once everything is accounted for.
@@ -397,6 +334,7 @@ class Reading:
         """
         if not len(self.builder):
             self.raise_failure()
+        self._judge_passed()
         if class_map is None:
             try:
                 class_map, columns["relabel"] = self.coder.finish(self.source, self.findings, remedy)
@@ -410,134 +348,3 @@ class Reading:
             findings=self.findings,
             account=self.account,
         )
-
-
-def _joined(folder: str, written: str) -> str:
-    absolute = written.startswith(("/", "\\")) or "://" in written or written[1:2] == ":"
-    return written if absolute or not folder else f"{folder}/{written}"
-
-
-def _nearest(file: str, paths: Sequence[str]) -> list[str]:
-    """The paths that share most folders with a file: those of its own folder first, then by common start."""
-    if len(paths) < 2:
-        return list(paths)
-    own = folder_of(file).split("/")
-
-    def distance(path: str) -> tuple[bool, int]:
-        folders = folder_of(path).split("/")
-        common = 0
-        while common < min(len(own), len(folders)) and own[common].casefold() == folders[common].casefold():
-            common += 1
-        same_end = sum(a.casefold() == b.casefold() for a, b in zip(own[::-1], folders[::-1], strict=False))
-        return folders != own, -(common + same_end)
-
-    best = min(distance(path) for path in paths)
-    return sorted(path for path in paths if distance(path) == best)
-
-
-# ------------------------------------------------------------------------------------------------ contents
-
-
-def decoded(data: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 with its mark.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16")
-    text = data.decode("utf-8-sig")
-    if "\0" in text:
-        raise ValueError("it holds zero bytes: it is no text, or in UTF-16 without a mark")
-    return text
-
-
-def json_of(data: bytes, *, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """The content of a JSON file in UTF-8, UTF-16 or UTF-32.
-
-    Args:
-        data: the file.
-        hook: called with every object once it is complete; what it returns takes the object's place.
-
-    Raises:
-        ValueError: it is damaged, or, where there is no hook, an object has two lists or objects under one key, of
-            which one would be lost.
-    """
-    text = data.decode(json.detect_encoding(data))
-    try:
-        return json.loads(text, object_hook=hook, object_pairs_hook=None if hook else _without_repeats)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: {error}") from None
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        for key, value in pairs:
-            if value is not found[key] and isinstance(value, (list, dict)) and value:
-                raise ValueError(f"it has two entries {key!r} in one object")
-    return found
-
-
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
-
-
-def json_head(data: bytes) -> Any:
-    """What the start of a JSON file holds, every value that is complete; None for what is no JSON."""
-    try:
-        text = data.decode(json.detect_encoding(data), "ignore")
-    except ValueError:
-        return None
-    if len(data) < HEAD_BYTES:
-        with suppress(ValueError, RecursionError):
-            return json.loads(text)
-    closing: list[str] = []
-    keep = (0, "")
-    before = ""
-    for token in _TOKEN.finditer(text):
-        part, end = token[0], token.end()
-        is_key = closing[-1:] == ["}"] and before in {"{", ","}
-        if part in "{[":
-            closing.append("}" if part == "{" else "]")
-            if len(closing) > DEEPEST:
-                return None
-        elif part in "}]":
-            if not closing:
-                return None
-            closing.pop()
-        if part not in ",:" and not is_key and end < len(text):
-            keep = (end, "".join(reversed(closing)))
-        before = part
-    try:
-        return json.loads(text[: keep[0]] + keep[1])
-    except (ValueError, RecursionError):
-        return None
-
-
-def xml_of(data: bytes) -> ElementTree.Element:
-    """The root of an XML file, all tags as local names in lower case.
-
-    Raises:
-        ValueError: it is damaged, or declares entities, which can blow a small file up.
-    """
-    try:
-        # Without a document type there are no declarations; UTF-16 hides it from this look and has zero bytes.
-        if b"<!DOCTYPE" in data or b"\0" in data:
-            _refuse_entities(data)
-        root = ElementTree.fromstring(data)
-    except (ElementTree.ParseError, expat.ExpatError, LookupError) as error:
-        raise ValueError(str(error)) from None
-    for element in root.iter():
-        tag = element.tag
-        if isinstance(tag, str) and not (tag.islower() and tag.isalnum()):
-            element.tag = tag.rpartition("}")[2].lower()
-    return root
-
-
-def _refuse_entities(data: bytes) -> None:
-    def refuse(*_: object) -> None:
-        raise ElementTree.ParseError("it declares entities")
-
-    parser = expat.ParserCreate()
-    parser.EntityDeclHandler = refuse
-    parser.Parse(data, True)

@@ -12,7 +12,9 @@ from pathlib import Path
 from multibox.data.names import is_web_address, parts_of, spelling, split_in_path
 from multibox.pictures.read import PICTURE_SUFFIXES
 
-__all__ = ["Found", "Tree", "folder_of", "stem_of", "suffix_of"]
+__all__ = ["Found", "Tree", "folder_of", "picture_stem", "stem_of", "suffix_of"]
+
+_NAMED_LIKE_PICTURES = frozenset({".txt", ".xml", ".json"})
 
 
 def folder_of(path: str) -> str:
@@ -30,6 +32,12 @@ def suffix_of(path: str) -> str:
     """The last suffix in lower case, with its dot; "" where there is none."""
     stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
     return f".{suffix.lower()}" if stem and dot else ""
+
+
+def picture_stem(file: str) -> str:
+    """The stem of the picture that an annotation file is named for: a of a.xml and of a.jpg.json."""
+    stem = stem_of(file)
+    return stem_of(stem) if suffix_of(stem) in PICTURE_SUFFIXES else stem
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,15 @@ class Tree:
     def with_stem(self, stem: str) -> list[str]:
         """The pictures, in any folder, whose names without suffix are this one in any spelling."""
         return self._stems.get(spelling(stem), [])
+
+    @cached_property
+    def _annotation_stems(self) -> dict[str, list[str]]:
+        files = [file for file in self.files if suffix_of(file) in _NAMED_LIKE_PICTURES]
+        return _grouped(files, lambda file: spelling(picture_stem(file)))
+
+    def named_like(self, picture: str) -> list[str]:
+        """The text, XML and JSON files, in any folder, that are named for a picture of this name."""
+        return self._annotation_stems.get(spelling(stem_of(picture)), [])
 
     def relative(self, path: str) -> str:
         """An absolute path relative to the root, if it lies below it; every other path as it is."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from multibox.data.entries import Entry, Evidence, Object
 from multibox.data.formats import json_files
 from multibox.data.formats.json_files import dict_in, objects_in
-from multibox.data.reading import Entry, Evidence, Object
 from multibox.data.records import Dataset
 from multibox.data.shapes import around_sides
 from multibox.data.tree import Tree

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from multibox.data.class_lists import CLASS_FILE, read_class_file, write_class_file
+from multibox.data.entries import Evidence
 from multibox.data.findings import DataError
 from multibox.data.formats.rows import COLUMNS, CORNERS, RowReader, picture_column, rows_of
 from multibox.data.names import split_in_file_name
 from multibox.data.picture_files import CopyMode
-from multibox.data.reading import Evidence, Reading
+from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.shapes import numbers
 from multibox.data.tree import Tree, folder_of, stem_of

@@ -12,10 +12,11 @@ from typing import Any
 
 from multibox.data.class_lists import class_map_of, whole_number
 from multibox.data.columns import flag_bits
+from multibox.data.contents import json_of
+from multibox.data.entries import Entry, Evidence, Object
 from multibox.data.findings import DataError
 from multibox.data.formats import json_files
 from multibox.data.formats.json_files import dict_in, objects_in
-from multibox.data.reading import Entry, Evidence, Object, json_of
 from multibox.data.records import Dataset
 from multibox.data.shapes import Box, around_mask, around_points, around_sides, numbers
 from multibox.data.tree import Tree

@@ -16,9 +16,11 @@ import numpy as np
 
 from multibox.data.class_lists import CLASS_FILE, find_class_list, whole_number, write_class_file
 from multibox.data.columns import FLAGS, flag_bits
+from multibox.data.contents import decoded
+from multibox.data.entries import Evidence, Object
 from multibox.data.findings import DataError
 from multibox.data.picture_files import CopyMode, named_flat, place_pictures, stored_path
-from multibox.data.reading import Evidence, Object, Reading, decoded
+from multibox.data.reading import Reading
 from multibox.data.records import Dataset, ImageRecord, box_area
 from multibox.data.shapes import numbers
 from multibox.data.tree import Tree, folder_of

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from multibox.data.class_lists import class_list_files, find_class_list
+from multibox.data.contents import HEAD_BYTES, json_head, json_of
+from multibox.data.entries import Entry, Evidence
 from multibox.data.names import split_in_file_name, split_in_path
-from multibox.data.reading import HEAD_BYTES, Entry, Evidence, Reading, json_head, json_of
+from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of
 from multibox.spec.classes import ClassMap

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from multibox.data.columns import flag_bits
+from multibox.data.entries import Entry, Evidence, Object
 from multibox.data.formats import json_files
 from multibox.data.formats.json_files import dict_in, objects_in
-from multibox.data.reading import Entry, Evidence, Object
 from multibox.data.records import Dataset
 from multibox.data.shapes import Box, around_circle, around_points, numbers
 from multibox.data.tree import Tree

@@ -10,11 +10,12 @@ from typing import Any
 
 from multibox.data.class_lists import CLASS_FILE, class_map_of, read_class_file
 from multibox.data.columns import FLAGS
+from multibox.data.entries import Evidence
 from multibox.data.findings import DataError
 from multibox.data.formats.csv import Header, table_folders
 from multibox.data.formats.rows import COLUMNS, CORNERS, Row, RowReader, picture_column, rows_of
 from multibox.data.picture_files import CopyMode
-from multibox.data.reading import Evidence, Reading
+from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree
 from multibox.data.write_report import WriteReport, start_file

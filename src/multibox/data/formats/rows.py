@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 
 from multibox.data.class_lists import whole_number
 from multibox.data.columns import FLAGS, decode_id, flag_bits
+from multibox.data.entries import Object
 from multibox.data.picture_files import CopyMode, named_flat, place_pictures, stored_path
-from multibox.data.reading import Object, Reading
+from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.shapes import Box
 from multibox.data.write_report import WriteReport, shortest
@@ -23,6 +25,7 @@ COLUMNS = ("path", "width", "height", "name", "class_id", *CORNERS, *FLAGS, "are
 """class_id is the label, 0 … C−1; the corners are pixels of the upright picture."""
 
 Row = tuple[Any, ...]
+_UNDECODED = re.compile("[\ud800-\udfff]")
 
 
 class RowReader:
@@ -64,6 +67,10 @@ class RowReader:
         number = None if _empty(class_id) else whole_number(class_id)
         if number is None and not _empty(class_id):
             message = f"class_id is {class_id!r}, no whole number; the box is lost"
+            reading.findings.add("unknown_class", self._file, where, message, lost=1)
+            return
+        if isinstance(name, str) and not name.isprintable() and _UNDECODED.search(name):
+            message = f"the class {name!r} is no UTF-8; save the file as UTF-8; the box is lost"
             reading.findings.add("unknown_class", self._file, where, message, lost=1)
             return
         box = _floats(x1, y1, x2, y2)

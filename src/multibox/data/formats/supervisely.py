@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from multibox.data.class_lists import class_map_of
+from multibox.data.contents import json_of
+from multibox.data.entries import Entry, Evidence, Object
 from multibox.data.formats import json_files
 from multibox.data.formats.json_files import dict_in, objects_in
-from multibox.data.reading import Entry, Evidence, Object, json_of
 from multibox.data.records import Dataset
 from multibox.data.shapes import Box, around_png, around_points
 from multibox.data.tree import Tree

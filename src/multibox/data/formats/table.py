@@ -10,10 +10,10 @@ from types import ModuleType
 
 import numpy as np
 
+from multibox.data.entries import Evidence
 from multibox.data.findings import DataError
 from multibox.data.names import is_web_address
 from multibox.data.picture_files import CopyMode, check_sizes
-from multibox.data.reading import Evidence
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, suffix_of
 from multibox.data.write_report import WriteReport

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.data.class_lists import usable_area, whole_number
+from multibox.data.class_lists import class_list_files, usable_area, whole_number
 from multibox.data.columns import flag_bits
+from multibox.data.contents import json_of
+from multibox.data.entries import Evidence
 from multibox.data.findings import DataError
 from multibox.data.formats.coco.classes import Categories
 from multibox.data.formats.coco.write import ANNOTATION_FOLDER
 from multibox.data.formats.json_files import files_that_hold, objects_in
 from multibox.data.names import split_in_file_name
-from multibox.data.reading import Evidence, Reading, json_of
+from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.shapes import Box, around_mask, around_points, numbers
 from multibox.data.tree import Tree, folder_of, stem_of
@@ -93,10 +95,10 @@ def read(tree: Tree, *, split: str | None = None, images: Path | None = None) ->
 
 
 def _note_others(reading: Reading, tree: Tree, files: list[str]) -> None:
-    for file in files_that_hold(tree, holds):
-        if file not in files:
-            reading.meet(files=1)
-            reading.pass_over(file, f"a COCO file besides {files[0]}, which was read; give it alone to read it")
+    others = [file for file in tree.annotations(".json") if file not in {*files, *class_list_files(tree)}]
+    reading.meet(files=len(others))
+    for file in others:
+        reading.pass_over(file, f"it was not read besides {files[0]}; give it alone to read it")
 
 
 class _File:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from multibox.data.contents import decoded
 from multibox.data.findings import DataError
 from multibox.data.names import spelling, usual_split
-from multibox.data.reading import Reading, decoded
+from multibox.data.reading import Reading
 from multibox.data.tree import folder_of, stem_of, suffix_of
 from multibox.pictures.read import PICTURE_SUFFIXES
 
@@ -65,12 +66,12 @@ class SplitLists:
         self._lines: dict[str, list[tuple[str, bool]]] = {}
         self.of_classes: list[str] = []
         files = [] if reading.tree.is_file else list_files(reading.tree.files)
+        self.folder = folder_of(files[0]) if files else ""
         for file in files:
             self._lines[stem_of(file)] = list(self._read(file))
         self._fold_class_lists()
         names = [self._matching(wanted)] if wanted is not None and files else list(self._lines)
         self._names = sorted(names, key=_rank)
-        self.folder = folder_of(files[0]) if files else ""
 
     def __bool__(self) -> bool:
         return bool(self._lines)
@@ -107,16 +108,11 @@ class SplitLists:
         if name is None:
             there = f"there are {', '.join(sorted(self._lines, key=_rank))}"
             raise DataError(
-                self._reading.tree.root / self.folder_name,
+                self._reading.tree.root / self.folder,
                 f"has no list {wanted}.txt ({there})",
                 "choose a split it has, or add the list",
             )
         return name
-
-    @property
-    def folder_name(self) -> str:
-        """The folder of the lists."""
-        return folder_of(list_files(self._reading.tree.files)[0])
 
     def __iter__(self) -> Iterator[Listed]:
         """Every line once: a picture belongs to the first list that names it."""

@@ -17,11 +17,13 @@ from xml.etree.ElementTree import Element
 
 from multibox.data.class_lists import CLASS_FILE, find_class_list
 from multibox.data.columns import decode_id, flag_bits
+from multibox.data.contents import xml_of
+from multibox.data.entries import Entry, Evidence, Object
 from multibox.data.findings import DataError
 from multibox.data.formats.voc.lists import Listed, SplitLists, key_of, list_files
 from multibox.data.formats.voc.write import ANNOTATIONS, CORNERS, FIRST_PIXEL, PICTURES
 from multibox.data.names import spelling, split_in_path
-from multibox.data.reading import Entry, Evidence, Object, Reading, xml_of
+from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.shapes import Box, around_points, around_sides, numbers
 from multibox.data.tree import Tree, folder_of, stem_of, suffix_of
@@ -94,7 +96,7 @@ def read(tree: Tree, *, split: str | None = None, images: Path | None = None) ->
         reader.add_others(bool(lists), tell=split is None)
     if split is None:
         reader.note_class_lists(lists)
-        reading.note_unlisted()
+        reading.note_unlisted(chosen_by=lists.folder if lists else "")
     return reading.finish(f"add a {CLASS_FILE} or classes.txt with the class names")
 
 
@@ -120,9 +122,7 @@ class _Reader:
                 self._add_file(file, listed)
             elif listed.split in annotated:
                 path = self._picture_of(listed)
-                self._reading.meet(pictures=1)
-                self._reading.findings.add("no_annotation_file", path)
-                self._reading.add_picture(path, shown=path, image_id=self._own_id(path), split=listed.split)
+                self._reading.add_empty(path, image_id=self._own_id(path), split=listed.split)
             else:
                 lone.setdefault(listed.split, []).append(self._picture_of(listed))
         for split, paths in lone.items():

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from multibox.data.class_lists import class_map_of, find_class_list, read_names, whole_number
+from multibox.data.contents import decoded
 from multibox.data.findings import DataError
 from multibox.data.names import usual_split
-from multibox.data.reading import decoded
 from multibox.data.tree import Tree, suffix_of
 from multibox.spec.classes import ClassMap
 
@@ -128,6 +128,8 @@ def _load_yaml(source: Path) -> dict[str, Any]:
         data = yaml.load(decoded(source.read_bytes()), Loader=yaml.BaseLoader)
     except OSError as error:
         raise DataError(source, f"cannot be read ({error.strerror})", "check the path") from None
+    except UnicodeDecodeError as error:
+        raise DataError(source, f"is no UTF-8 text ({error.reason})", "save it as UTF-8") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(source, f"is no YAML ({error})", "correct it") from None
     if not isinstance(data, dict):

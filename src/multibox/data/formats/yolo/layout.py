@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from multibox.data.class_lists import LABEL_VALUES
+from multibox.data.contents import is_label_row
 from multibox.data.names import spelling
-from multibox.data.shapes import numbers
 from multibox.data.tree import Tree, folder_of, stem_of
 
-__all__ = ["SUFFIX", "is_row", "label_file", "label_places", "looks_like_labels"]
+__all__ = ["SUFFIX", "label_file", "label_places", "looks_like_labels"]
 
 SUFFIX = ".txt"
 LABELS = "labels"
@@ -37,17 +36,15 @@ def label_places(picture: str) -> Iterator[str]:
 
 
 def label_file(tree: Tree, picture: str) -> str | None:
-    """The label file of a picture, in any letter case; None where there is none."""
+    """The label file of a picture, in any spelling, or else one called a.jpg.txt; None where there is none."""
     if not picture.startswith("/"):
-        return next((found for place in label_places(picture) if (found := tree.spelt(place)) is not None), None)
+        for name in (picture, f"{picture}{SUFFIX}"):
+            found = next((found for place in label_places(name) if (found := tree.spelt(place)) is not None), None)
+            if found is not None:
+                return found
+        return None
     places = (Path(place).with_suffix(suffix) for place in label_places(picture) for suffix in (SUFFIX, ".TXT"))
     return next((str(place) for place in places if place.is_file()), None)
-
-
-def is_row(line: str) -> bool:
-    """Whether a line could be a row of a label file: a class number and at least four more numbers."""
-    tokens = line.split()
-    return len(tokens) >= LABEL_VALUES and numbers(tokens) is not None
 
 
 def looks_like_labels(path: Path) -> bool:
@@ -55,4 +52,4 @@ def looks_like_labels(path: Path) -> bool:
     with path.open("rb") as stream:
         lines = stream.read(4096).decode("utf-8-sig", "replace").splitlines()
     first = next((line for line in lines if line.strip()), None)
-    return first is None or is_row(first)
+    return first is None or is_label_row(first)

@@ -13,13 +13,15 @@ from typing import Any
 
 from multibox.data.class_lists import class_list_files, usable_area
 from multibox.data.columns import FLAGS, flag_bits
+from multibox.data.contents import decoded, is_label_row
+from multibox.data.entries import Evidence
 from multibox.data.findings import DataError
 from multibox.data.formats.yolo.config import YoloConfig, find_config, load_config
 from multibox.data.formats.yolo.labels import parse_labels
-from multibox.data.formats.yolo.layout import SUFFIX, is_row, label_file, label_places, looks_like_labels
+from multibox.data.formats.yolo.layout import SUFFIX, label_file, label_places, looks_like_labels
 from multibox.data.formats.yolo.sidecar import SIDECAR, Sidecar, check_sum
 from multibox.data.names import spelling, split_in_path, usual_split
-from multibox.data.reading import Evidence, Reading, decoded
+from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of, stem_of, suffix_of
 from multibox.pictures.read import PICTURE_SUFFIXES
@@ -82,7 +84,6 @@ class _Reader:
             self.class_map = ClassMap(config.class_map.names, tuple(self.sidecar.class_ids))
         self._used: dict[str, str] = {}  # label file → the picture it was read for
         self._lists: set[str] = set()
-        self._without: set[str] = set()
 
     # -------------------------------------------------------------------------------------------- pictures
 
@@ -159,11 +160,10 @@ class _Reader:
         if pictures and not any(labels.values()) and not any(self.sidecar.get(path) for path in pictures):
             self.reading.meet(pictures=len(labels))
             self.reading.lose_split(name, list(labels), self._hint(list(labels)))
-            self._without.update(labels)
             return
         for path in pictures:
-            self.reading.meet(pictures=1)
             if path in self.reading.claimed:
+                self.reading.meet(pictures=1)
                 self.reading.skip_picture("in_several_splits", path, name)
                 continue
             self._add(path, labels[path], name or None)
@@ -182,32 +182,29 @@ class _Reader:
     def _add(self, path: str, label: str | None, split: str | None) -> None:
         reading = self.reading
         known = self.sidecar.get(path) or {}
-        text: str | None = ""
+        size_hw = reading.actual_size_hw(path)
+        if size_hw is None and "height" in known:
+            size_hw = (int(known["height"]), int(known["width"]))
+        details: dict[str, Any] = {
+            "image_id": known.get("image_id"),
+            "size_hw": size_hw or (None, None),
+            "split": known.get("split", split),
+        }
         if label is None:
-            reading.findings.add("no_annotation_file", path)
-            self._without.add(path)
-        else:
-            reading.meet(files=1)
-            text = reading.read(label, _rows)
-            first = self._used.setdefault(label, path)
-            if first != path:
-                message = f"it has the label file of {first} ({label}); both have its boxes"
-                reading.findings.add("same_stem", path, "", message)
+            reading.add_empty(path, **details)
+            return
+        reading.meet(pictures=1, files=1)
+        text = reading.read(label, _rows)
+        first = self._used.setdefault(label, path)
+        if first != path:
+            message = f"it has the label file of {first} ({label}); both have its boxes"
+            reading.findings.add("same_stem", path, "", message)
         if text is None:
             reading.account.pictures_named += 1
             reading.spoil(path)
             return
-        size_hw = reading.actual_size_hw(path)
-        if size_hw is None and "height" in known:
-            size_hw = (int(known["height"]), int(known["width"]))
-        picture = reading.add_picture(
-            path,
-            shown=SIDECAR if known else path,
-            image_id=known.get("image_id"),
-            size_hw=size_hw or (None, None),
-            split=known.get("split", split),
-        )
-        self._add_boxes(picture, text, label or "", size_hw, known)
+        picture = reading.add_picture(path, shown=SIDECAR if known else path, **details)
+        self._add_boxes(picture, text, label, size_hw, known)
 
     def _add_boxes(
         self, picture: int, text: str, shown: str, size_hw: tuple[int, int] | None, known: dict[str, Any]
@@ -244,7 +241,6 @@ class _Reader:
             if wanted is not None and usual_split(split or "") != usual_split(wanted):
                 continue
             if path not in self.reading.claimed and not self.reading.is_spoilt(path):
-                self.reading.meet(pictures=1)
                 self._add(path, label_file(self._tree, path), None)
 
     # -------------------------------------------------------------------------------------------- what is left
@@ -255,16 +251,16 @@ class _Reader:
         lists = self._lists | set(class_list_files(self._tree))
         expected = {spelling(next(label_places(path))) for path in self.sidecar.paths}
         for file in self._tree.annotations(SUFFIX):
-            unused = file not in self._used and file not in lists and spelling(file) not in expected
+            unused = not self.reading.is_met(file) and file not in lists and spelling(file) not in expected
             if unused and (split is None or folder_of(file) in homes) and looks_like_labels(self._tree.root / file):
                 self._report(file)
         if split is None:
-            self.reading.note_unlisted()
+            self.reading.note_unlisted(chosen_by=self._config.source.name if self._config.splits is not None else "")
 
     def _report(self, file: str) -> None:
         pictures = self._tree.with_stem(stem_of(file))
         lines = sum(bool(line.strip()) for line in (self._tree.root / file).read_bytes().splitlines())
-        alone = [path for path in pictures if path in self._without]
+        alone = [path for path in pictures if self.reading.is_spoilt(path)]
         if any(label_file(self._tree, path) == file for path in pictures):
             return  # of a picture in no split, which is named
         kind = "label_not_read" if alone else "label_without_picture"
@@ -288,6 +284,6 @@ def _rows(content: bytes) -> str:
     """
     text = decoded(content)
     lines = [line for line in text.splitlines() if line.strip()]
-    if lines and not any(is_row(line) for line in lines):
+    if lines and not any(is_label_row(line) for line in lines):
         raise ValueError("none of its lines is a class number and four more numbers")
     return text
