@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 from evaluation_worlds import found
 
@@ -14,7 +12,7 @@ BOX = (10, 20, 60, 90)
 
 def test_coco_reaches_all_of_voc_and_back() -> None:
     there = map_classes(COCO_CLASSES, VOC_CLASSES)
-    assert there.unmapped_target == ()
+    assert set(there.targets) == {None, *range(20)}
     assert len(there.unmapped_source) == 60
     renamed = {(a, b) for a, b in there.mapped if a != b}
     assert renamed == {
@@ -27,7 +25,6 @@ def test_coco_reaches_all_of_voc_and_back() -> None:
     }
     back = map_classes(VOC_CLASSES, COCO_CLASSES)
     assert {(b, a) for a, b in back.mapped} == set(there.mapped)
-    assert len(back.unmapped_target) == 60
 
 
 @pytest.mark.parametrize(
@@ -64,11 +61,8 @@ def test_two_model_classes_of_one_meaning_are_refused_until_settled() -> None:
         map_classes(model, data)
     merged = map_classes(model, data, aliases={"tv": "tv", "tvmonitor": "tv"})
     assert merged.targets == (1, 1, 0)
-    assert merged.merged == {"tv": ("tv", "tvmonitor")}
-    assert "merged" in merged.summary()
     dropped = map_classes(model, data, aliases={"tvmonitor": None})
     assert dropped.targets == (1, None, 0)
-    assert dropped.merged == {}
 
 
 def test_two_data_classes_of_one_meaning_are_refused_unless_a_name_is_exact() -> None:
@@ -97,20 +91,5 @@ def test_detections_change_their_classes_and_lose_what_has_no_place() -> None:
     assert after.scores.tolist() == pytest.approx([0.9, 0.7])
     assert after.class_map is VOC_CLASSES
     assert dropped == {"zebra": 2}
-    every, lost = mapping.apply_all([before, before[:1], before[:0]])
-    assert [len(part) for part in every] == [2, 1, 0]
-    assert lost == {"zebra": 2}
     with pytest.raises(ClassMapError, match="of the mapping"):
         mapping.apply(after)
-
-
-def test_dictionary_and_summary_name_everything_without_a_place() -> None:
-    mapping = map_classes(ClassMap(("cat", "zebra", "couch")), ClassMap(("sofa", "cat", "ship")))
-    assert json.loads(json.dumps(mapping.to_dict())) == {
-        "mapped": [["cat", "cat"], ["couch", "sofa"]],
-        "unmapped_source": ["zebra"],
-        "unmapped_target": ["ship"],
-        "merged": {},
-    }
-    for text in ("2 of 3", "couch → sofa", "zebra", "ship"):
-        assert text in mapping.summary()

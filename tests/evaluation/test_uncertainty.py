@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from multibox.errors import ContractError, OptionError
 from multibox.evaluation import EvaluationSet, bootstrap, compare, evaluate_coco, evaluate_voc
-from multibox.evaluation.resampling import METRICS, measure
+from multibox.evaluation.uncertainty import METRICS, measure
 
 BOX = (10, 20, 60, 90)
 

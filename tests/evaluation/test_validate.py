@@ -200,9 +200,9 @@ def test_val_says_what_the_data_lost_and_refuses_early(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "1 boxes could not be read" in done.stderr
     assert any("1 boxes of the data set could not be read" in note for note in json.loads(done.stdout)["notes"])
-    done = multibox("val", "ssdlite300-coco", "data.json", "metrics_engine=hotcocoa", "name=early", cwd=tmp_path)
+    done = multibox("val", "ssdlite300-coco", "data.json", "metrics_engine=pycocotool", "name=early", cwd=tmp_path)
     assert done.returncode == 1
-    assert "did you mean 'hotcoco'" in done.stderr
+    assert "did you mean 'pycocotools'" in done.stderr
     assert not (tmp_path / "runs" / "early").exists()
 
 

@@ -60,7 +60,7 @@ HEADLINE = {
     "--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino, litert, torch or torch-compile."
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
-@click.option("--metrics-engine", default="auto", show_default=True, help="auto, pycocotools, hotcoco or numpy.")
+@click.option("--metrics-engine", default="auto", show_default=True, help="auto, pycocotools or numpy.")
 @click.option(
     "--resamples", type=click.IntRange(min=0), default=1000, show_default=True, help="For the intervals; 0 for none."
 )

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.errors import ContractError
-from multibox.evaluation.judged import IGNORED, TRUE
-from multibox.evaluation.protocols import Protocol, describe, judge
+from multibox.evaluation.matching import IGNORED, TRUE, Protocol, describe, match
 from multibox.evaluation.records import EvaluationSet
 from multibox.evaluation.tables import number, text_table
 
@@ -90,9 +89,9 @@ def calibration(
     """
     if bins < 1 or not 0 <= confidence <= 1:
         raise ContractError(f"expected 1 bin or more and confidence in 0 … 1, got {bins} and {confidence}")
-    judged = judge(data, protocol, iou)
-    kept = (judged.outcome[0] != IGNORED) & (judged.score >= np.float32(confidence))
-    label, score, right = judged.label[kept], judged.score[kept], judged.outcome[0, kept] == TRUE
+    matched = match(data, protocol, iou)
+    kept = (matched.outcome[0] != IGNORED) & (matched.score >= np.float32(confidence))
+    label, score, right = matched.label[kept], matched.score[kept], matched.outcome[0, kept] == TRUE
     rows = []
     for index, name in enumerate(data.class_map.names if per_class else ()):
         rows.append(_errors(name, score[label == index], right[label == index], bins))

@@ -18,8 +18,8 @@ __all__ = ["COCO_PROTOCOL", "ENGINES", "CocoClass", "CocoResult", "evaluate_coco
 
 COCO_PROTOCOL = "COCO bbox: AP at IoU 0.50:0.05:0.95, 101 recall levels, best 100 detections per picture and class"
 
-Engine = Literal["auto", "pycocotools", "hotcoco", "numpy"]
-ENGINES: tuple[Engine, ...] = ("auto", "pycocotools", "hotcoco", "numpy")
+Engine = Literal["auto", "pycocotools", "numpy"]
+ENGINES: tuple[Engine, ...] = ("auto", "pycocotools", "numpy")
 
 _IOU50, _IOU75 = 0, 5
 
@@ -89,8 +89,8 @@ def evaluate_coco(data: EvaluationSet, *, engine: Engine = "auto") -> CocoResult
     Args:
         data: truth and predictions. Crowd regions and the objects' own areas are honoured; `difficult` means nothing
             to COCO, and the protocol says so where such objects are present.
-        engine: "pycocotools"; "hotcoco", faster; "numpy", which needs neither; "auto" takes pycocotools if it is
-            installed and else numpy. All give the same numbers.
+        engine: "pycocotools", COCO's own tools; "numpy", which needs no other package; "auto" takes pycocotools if it
+            is installed and else numpy. Both give the same numbers.
 
     Raises:
         MissingDependencyError: the engine is not installed.
@@ -100,11 +100,7 @@ def evaluate_coco(data: EvaluationSet, *, engine: Engine = "auto") -> CocoResult
         raise OptionError(f"unknown engine {engine!r}; {did_you_mean(str(engine), ENGINES)}")
     if engine == "auto":
         engine = "pycocotools" if importlib.util.find_spec("pycocotools") else "numpy"
-    scores = {
-        "pycocotools": coco_engines.by_pycocotools,
-        "hotcoco": coco_engines.by_hotcoco,
-        "numpy": coco_engines.by_numpy,
-    }[engine](data)
+    scores = (coco_engines.by_numpy if engine == "numpy" else coco_engines.by_pycocotools)(data)
     precision, recall = scores.precision, scores.recall
     return CocoResult(
         ap=_mean(precision["all"]),

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from multibox import __version__
 from multibox.errors import MissingDependencyError
-from multibox.evaluation.accumulate import average_precision, climbs, ladder, recall
-from multibox.evaluation.coco_matching import AREA_RANGES, IOU_THRESHOLDS, match_coco
-from multibox.evaluation.judged import Judged
+from multibox.evaluation.accumulate import class_values
+from multibox.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS, match_coco
 from multibox.evaluation.records import EvaluationSet
 
-__all__ = ["Scores", "by_hotcoco", "by_numpy", "by_pycocotools"]
+__all__ = ["Scores", "by_numpy", "by_pycocotools"]
 
 _RECALLS = {
     "1": ("all", 1),
@@ -30,7 +29,7 @@ _RECALLS = {
 }
 """Name: (size range, best detections of a picture and class)."""
 
-_MAX_DETECTIONS = (1, 10, 100)
+_LIMITS = (1, 10, 100)  # COCOeval's maxDets
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,30 +43,16 @@ class Scores:
 
 def by_numpy(data: EvaluationSet) -> Scores:
     """The implementation of multibox itself."""
-    judged = dict(zip(AREA_RANGES, match_coco(data, thresholds=IOU_THRESHOLDS, areas=tuple(AREA_RANGES)), strict=True))
-    once = np.ones((len(data), 1))
-    precision, recalls = {}, {}
-    for area in AREA_RANGES:
-        precision[area], recalls[area] = _by_class(judged[area], once, max_rank=None)
+    matched = dict(zip(AREA_RANGES, match_coco(data, thresholds=IOU_THRESHOLDS, areas=tuple(AREA_RANGES)), strict=True))
+    shape = len(IOU_THRESHOLDS), len(data.class_map)
+    precision = {area: np.full(shape, np.nan) for area in AREA_RANGES}
+    recall = {name: np.full(shape, np.nan) for name in _RECALLS}
     for name, (area, best) in _RECALLS.items():
-        recalls[name] = (
-            recalls[area] if best == _MAX_DETECTIONS[-1] else _by_class(judged[area], once, max_rank=best)[1]
-        )
-    return Scores(
-        precision, {name: recalls[name] for name in _RECALLS}, f"multibox {__version__} (numpy {np.__version__})"
-    )
-
-
-def _by_class(
-    judged: Judged, weights: NDArray[np.float64], *, max_rank: int | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    thresholds, classes = len(judged.outcome), len(judged.positives)
-    precision, recalls = np.full((thresholds, classes), np.nan), np.full((thresholds, classes), np.nan)
-    for label in np.flatnonzero(judged.positives.any(axis=1)):
-        for t, counts in enumerate(climbs(ladder(judged, int(label), max_rank=max_rank), weights)):
-            precision[t, label] = average_precision(counts, "101")[0]
-            recalls[t, label] = recall(counts)[0]
-    return precision, recalls
+        for label, values in class_values(matched[area], ("101", "recall"), max_rank=best):
+            recall[name][:, label] = values["recall"][:, 0]
+            if best == MAX_DETECTIONS:
+                precision[area][:, label] = values["101"][:, 0]
+    return Scores(precision, recall, f"multibox {__version__} (numpy {np.__version__})")
 
 
 def by_pycocotools(data: EvaluationSet) -> Scores:
@@ -89,23 +74,9 @@ def by_pycocotools(data: EvaluationSet) -> Scores:
     return _scores(data, run.eval, f"pycocotools {version('pycocotools')}")
 
 
-def by_hotcoco(data: EvaluationSet) -> Scores:
-    """The faster engine of the same interface."""
-    try:
-        from hotcoco import COCO, COCOeval
-    except ImportError:
-        raise MissingDependencyError("hotcoco", "the engine 'hotcoco'", "hotcoco") from None
-    with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(COCO(_truth_dataset(data)), COCO(_found_dataset(data)), "bbox")
-        if len(data):
-            run.evaluate()
-            run.accumulate()
-    return _scores(data, run.eval if len(data) else None, f"hotcoco {version('hotcoco')}")
-
-
 def _scores(data: EvaluationSet, tables: dict[str, Any] | None, engine: str) -> Scores:
     """The tables of these tools, [T, R, C, A, M] and [T, C, A, M], with −1 for absent classes."""
-    areas, best = list(AREA_RANGES), list(_MAX_DETECTIONS)
+    areas, best = list(AREA_RANGES), list(_LIMITS)
     absent = np.full((len(IOU_THRESHOLDS), len(data.class_map)), np.nan)
     if not tables:
         return Scores(dict.fromkeys(areas, absent), dict.fromkeys(_RECALLS, absent), engine)

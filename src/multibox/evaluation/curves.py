@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.evaluation.accumulate import average_precision, climbs, ladder
-from multibox.evaluation.judged import IGNORED, TRUE, Judged
-from multibox.evaluation.protocols import INTERPOLATION, Protocol, describe, judge
+from multibox.evaluation.accumulate import INTERPOLATION, class_values
+from multibox.evaluation.matching import IGNORED, TRUE, MatchedDetections, Protocol, describe, match
 from multibox.evaluation.records import EvaluationSet
 from multibox.evaluation.tables import defined, mean_defined, number, text_table
 
@@ -112,21 +111,20 @@ def precision_recall(data: EvaluationSet, *, protocol: Protocol = "coco", iou: f
     Raises:
         OptionError, ContractError: an unknown protocol, an impossible threshold.
     """
-    judged = judge(data, protocol, iou)
-    once = np.ones((len(data), 1))
+    matched, measure = match(data, protocol, iou), INTERPOLATION[protocol]
+    precision = {label: float(values[measure][0, 0]) for label, values in class_values(matched, [measure])}
     curves = []
     for label, name in enumerate(data.class_map.names):
-        counts = next(climbs(ladder(judged, label), once))
-        precision = defined(average_precision(counts, INTERPOLATION[protocol])[0])
-        curves.append(_curve(judged, judged.of_class(label), name, int(judged.positives[label].sum()), precision))
+        truths = int(matched.positives[label].sum())
+        curves.append(_curve(matched, matched.of_class(label), name, truths, precision.get(label)))
     scored = [curve.average_precision for curve in curves if curve.average_precision is not None]
     mean = defined(mean_defined(np.array(scored, np.float64)))
-    pooled = _curve(judged, slice(None), "all classes", int(judged.positives.sum()), mean)
+    pooled = _curve(matched, slice(None), "all classes", int(matched.positives.sum()), mean)
     return Curves(pooled, tuple(curves), describe(protocol, iou))
 
 
-def _curve(judged: Judged, part: slice, name: str, truths: int, precision: float | None) -> Curve:
-    outcome, score = judged.outcome[0, part], judged.score[part]
+def _curve(matched: MatchedDetections, part: slice, name: str, truths: int, precision: float | None) -> Curve:
+    outcome, score = matched.outcome[0, part], matched.score[part]
     kept = outcome != IGNORED
     outcome, score = outcome[kept], score[kept]
     order = np.argsort(-score, kind="stable")

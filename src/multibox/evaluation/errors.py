@@ -13,11 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.errors import ContractError
-from multibox.evaluation.accumulate import Interpolation, average_precision, climbs, ladder
-from multibox.evaluation.coco_matching import AREA_RANGES
-from multibox.evaluation.judged import FALSE, IGNORED, TRUE, Judged, positives
+from multibox.evaluation.accumulate import INTERPOLATION, class_values
+from multibox.evaluation.matching import (
+    AREA_RANGES,
+    FALSE,
+    IGNORED,
+    TRUE,
+    MatchedDetections,
+    Protocol,
+    describe,
+    match,
+    positives,
+)
 from multibox.evaluation.pairs import Pairs, find_pairs
-from multibox.evaluation.protocols import INTERPOLATION, Protocol, describe, judge
 from multibox.evaluation.records import EvaluationSet
 from multibox.evaluation.tables import defined, number, text_table
 
@@ -133,14 +141,14 @@ def error_split(
 
 
 class _Split:
-    """The columns that sorting, repairing and picking examples share. [D] is by `Judged`, [G] by truth column."""
+    """What sorting, repairing and picking examples share: [D] arrays by matched detection, [G] by truth column."""
 
     def __init__(self, data: EvaluationSet, protocol: Protocol, iou: float, background_iou: float) -> None:
         self.data, self.iou = data, iou
-        self.judged = judge(data, protocol, iou)
-        self.interpolation: Interpolation = INTERPOLATION[protocol]
+        self.matched = match(data, protocol, iou)
+        self.measure = INTERPOLATION[protocol]
         self.protocol = f"{describe(protocol, iou)}, background below IoU {background_iou:g}"
-        columns, outcome, truth = data.columns, self.judged.outcome[0], self.judged.truth[0]
+        columns, outcome, truth = data.columns, self.matched.outcome[0], self.matched.truth[0]
         self.asked = ~columns.truth_crowd & ~(columns.truth_difficult & (protocol == "voc"))
         self.asked &= columns.truth_area <= AREA_RANGES["all"][1]
         self.found = np.zeros(len(self.asked), bool)
@@ -165,7 +173,7 @@ class _Split:
         who, first = np.unique(detection[order], return_index=True)
         best_iou, best_truth = np.zeros(len(self.data.columns.label)), np.full(len(self.data.columns.label), -1)
         best_iou[who], best_truth[who] = iou[order][first], truth[order][first]
-        return best_iou[self.judged.row], best_truth[self.judged.row]
+        return best_iou[self.matched.row], best_truth[self.matched.row]
 
     def _kinds(self, false: NDArray[np.bool_], background_iou: float) -> NDArray[Any]:
         fits: dict[ErrorKind, NDArray[np.bool_]] = {
@@ -190,9 +198,9 @@ class _Split:
         return target, overlap
 
     def result(self, examples: int) -> ErrorSplit:
-        base = self._ap(self.judged)
+        base = self._ap(self.matched)
         found_only = positives(self.data, self.found)
-        no_false = replace(self.judged, outcome=np.where(self.judged.outcome == FALSE, IGNORED, self.judged.outcome))
+        no_false = replace(self.matched, outcome=np.where(self.matched.outcome == FALSE, IGNORED, self.matched.outcome))
         errors = []
         for kind in get_args(ErrorKind):
             count = self.missed.sum() if kind == "missed" else (self.kinds == kind).sum()
@@ -200,52 +208,41 @@ class _Split:
             errors.append(ErrorType(kind, _MEANING[kind], int(count), gain, tuple(self._examples(kind, examples))))
         return ErrorSplit(
             ap=defined(base),
-            true_positives=int((self.judged.outcome == TRUE).sum()),
+            true_positives=int((self.matched.outcome == TRUE).sum()),
             errors=tuple(errors),
             false_positive_gain=defined(self._ap(no_false) - base),
-            false_negative_gain=defined(self._ap(replace(self.judged, positives=found_only)) - base),
+            false_negative_gain=defined(self._ap(replace(self.matched, positives=found_only)) - base),
             protocol=self.protocol,
         )
 
-    def _repaired(self, kind: ErrorKind) -> Judged:
+    def _repaired(self, kind: ErrorKind) -> MatchedDetections:
         if kind == "missed":
-            return replace(self.judged, positives=self.judged.positives - positives(self.data, self.missed))
+            return replace(self.matched, positives=self.matched.positives - positives(self.data, self.missed))
         chosen = self.kinds == kind
-        outcome, label = self.judged.outcome[0].copy(), self.judged.label.copy()
+        outcome, label = self.matched.outcome[0].copy(), self.matched.label.copy()
         outcome[chosen] = IGNORED
         if kind in ("classification", "localisation"):
             useful = np.flatnonzero(chosen)
             useful = useful[~self.found[self.target[useful]]]
-            useful = useful[np.argsort(-self.judged.score[useful], kind="stable")]
+            useful = useful[np.argsort(-self.matched.score[useful], kind="stable")]
             useful = useful[np.unique(self.target[useful], return_index=True)[1]]
             outcome[useful] = TRUE
             label[useful] = self.data.columns.truth_label[self.target[useful]]
-        order = np.lexsort((-self.judged.score, label))
-        return Judged(
-            row=self.judged.row[order],
-            picture=self.judged.picture[order],
-            label=label[order],
-            score=self.judged.score[order],
-            rank=self.judged.rank[order],
-            outcome=outcome[None, order],
-            truth=self.judged.truth[:, order],
-            positives=self.judged.positives,
-        )
+        order = np.lexsort((-self.matched.score, label))
+        in_order = {name: getattr(self.matched, name)[order] for name in ("row", "picture", "score", "rank")}
+        truth = self.matched.truth[:, order]
+        return replace(self.matched, label=label[order], outcome=outcome[None, order], truth=truth, **in_order)
 
-    def _ap(self, judged: Judged) -> float:
+    def _ap(self, matched: MatchedDetections) -> float:
         """Mean over the classes that have objects before any repair; NaN without.
 
         A class of which nothing is asked any more is perfect if nothing false is left of it.
         """
-        once = np.ones((len(self.data), 1))
-        values = []
-        for label in np.flatnonzero(self.judged.positives.any(axis=1)):
-            rungs = ladder(judged, int(label))
-            if judged.positives[label].any():
-                values.append(average_precision(next(climbs(rungs, once)), self.interpolation)[0])
-            else:
-                values.append(float(not (judged.outcome[0, judged.of_class(int(label))] == FALSE).any()))
-        return float(np.mean(values)) if values else float("nan")
+        values = {label: row[self.measure][0, 0] for label, row in class_values(matched, [self.measure])}
+        for label in np.flatnonzero(self.matched.positives.any(axis=1)).tolist():
+            if label not in values:
+                values[label] = float(not (matched.outcome[0, matched.of_class(label)] == FALSE).any())
+        return float(np.mean(list(values.values()))) if values else float("nan")
 
     def _examples(self, kind: ErrorKind, limit: int) -> list[ErrorExample]:
         columns, names = self.data.columns, self.data.class_map.names
@@ -258,12 +255,12 @@ class _Split:
                 ErrorExample(p, None, t, None, names[c], None, None) for (p, t), c in zip(where, labels, strict=True)
             ]
         chosen = np.flatnonzero(self.kinds == kind)
-        chosen = chosen[np.argsort(-self.judged.score[chosen], kind="stable")][:limit]
+        chosen = chosen[np.argsort(-self.matched.score[chosen], kind="stable")][:limit]
         return [self._example(int(place)) for place in chosen]
 
     def _example(self, place: int) -> ErrorExample:
         columns, names = self.data.columns, self.data.class_map.names
-        row, target = int(self.judged.row[place]), int(self.target[place])
+        row, target = int(self.matched.row[place]), int(self.target[place])
         near = target >= 0
         return ErrorExample(
             picture=int(columns.picture[row]),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -59,20 +58,6 @@ class ClassMapping:
         """Model classes that the data set does not have; their detections are dropped."""
         return tuple(n for n, place in zip(self.source.names, self.targets, strict=True) if place is None)
 
-    @property
-    def unmapped_target(self) -> tuple[str, ...]:
-        """Data classes that the model cannot predict; their objects can only be missed."""
-        reached = set(self.targets)
-        return tuple(name for i, name in enumerate(self.target.names) if i not in reached)
-
-    @property
-    def merged(self) -> dict[str, tuple[str, ...]]:
-        """Data classes that several model classes go to."""
-        groups: dict[str, tuple[str, ...]] = {}
-        for name, goal in self.mapped:
-            groups[goal] = (*groups.get(goal, ()), name)
-        return {goal: names for goal, names in groups.items() if len(names) > 1}
-
     def apply(self, detections: Detections) -> tuple[Detections, dict[str, int]]:
         """The detections in the data set's classes, and how many were dropped by model class.
 
@@ -94,38 +79,6 @@ class ClassMapping:
             detections.source,
         )
         return result, dict(dropped)
-
-    def apply_all(self, predictions: Iterable[Detections]) -> tuple[list[Detections], dict[str, int]]:
-        """`apply` for many pictures, with the dropped detections counted together."""
-        results, dropped = [], Counter[str]()
-        for detections in predictions:
-            result, lost = self.apply(detections)
-            results.append(result)
-            dropped.update(lost)
-        return results, dict(dropped)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "mapped": [list(pair) for pair in self.mapped],
-            "unmapped_source": list(self.unmapped_source),
-            "unmapped_target": list(self.unmapped_target),
-            "merged": {goal: list(names) for goal, names in self.merged.items()},
-        }
-
-    def summary(self) -> str:
-        """A few lines for people: how many classes have a place, and every one that has none."""
-        lines = [f"{len(self.mapped)} of {len(self.source)} model classes are in the data, under these names"]
-        renamed = [f"{name} → {goal}" for name, goal in self.mapped if name != goal]
-        for title, names in (
-            ("under another name", renamed),
-            ("merged", [f"{' + '.join(names)} → {goal}" for goal, names in self.merged.items()]),
-            ("model classes not in the data (detections dropped)", self.unmapped_source),
-            ("data classes the model cannot predict", self.unmapped_target),
-        ):
-            if names:
-                lines.append(f"  {title}: {', '.join(names)}")
-        return "\n".join(lines)
 
 
 def map_classes(source: ClassMap, target: ClassMap, *, aliases: Mapping[str, str | None] | None = None) -> ClassMapping:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.evaluation.records import Columns
+from multibox.evaluation.records import EvaluationColumns
 
 __all__ = ["Pairs", "find_pairs"]
 
@@ -29,7 +29,7 @@ class Pairs:
     iou: NDArray[np.float64]
 
 
-def find_pairs(columns: Columns, *, at_least: float, same_class: bool, crowd_regions: bool) -> Pairs:
+def find_pairs(columns: EvaluationColumns, *, at_least: float, same_class: bool, crowd_regions: bool) -> Pairs:
     """All pairs that overlap by `at_least` (> 0), of one class or of any.
 
     With `crowd_regions` the union for a crowd region is the detection alone, as COCO defines it. The arithmetic is
@@ -73,7 +73,7 @@ def _joined_on(
 
 
 def _overlapping(
-    columns: Columns,
+    columns: EvaluationColumns,
     detection: NDArray[np.int64],
     truth: NDArray[np.int64],
     *,

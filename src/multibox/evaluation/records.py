@@ -14,7 +14,7 @@ from multibox.errors import ContractError
 from multibox.spec.classes import ClassMap
 from multibox.spec.detections import Detections
 
-__all__ = ["Columns", "EvaluationSet", "Truth"]
+__all__ = ["EvaluationColumns", "EvaluationSet", "Truth"]
 
 _ABSENT: Any = np.zeros(0)
 
@@ -62,7 +62,7 @@ class Truth:
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
+class EvaluationColumns:
     """All objects of a set as flat read-only columns, picture after picture in the order of evaluation.
 
     `*_xywh` are [·, 4] float64 corner, width and height in pixels: the form in which COCO's tools compute, so that
@@ -139,13 +139,13 @@ class EvaluationSet:
         return np.array(places, np.int64)
 
     @cached_property
-    def columns(self) -> Columns:
+    def columns(self) -> EvaluationColumns:
         """Everything, flat."""
         truths = [self.truths[i] for i in self.order]
         found = [self.predictions[i] for i in self.order]
         truth_xywh = _xywh([truth.detections for truth in truths])
         area = _joined([truth.area for truth in truths], np.float64)
-        columns = Columns(
+        columns = EvaluationColumns(
             truth_picture=np.repeat(self.order, [len(truth) for truth in truths]),
             truth_index=_joined([np.arange(len(truth)) for truth in truths], np.int64),
             truth_label=_joined([truth.detections.labels for truth in truths], np.int64),

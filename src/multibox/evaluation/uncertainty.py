@@ -11,13 +11,48 @@ from numpy.typing import NDArray
 
 from multibox import __version__
 from multibox.errors import ContractError, OptionError, did_you_mean
+from multibox.evaluation.accumulate import Measure, class_values
+from multibox.evaluation.matching import IOU_THRESHOLDS, MatchedDetections, match_coco, match_voc
 from multibox.evaluation.records import EvaluationSet
-from multibox.evaluation.resampling import METRICS, measure
 from multibox.evaluation.tables import defined, number, text_table
 
 __all__ = ["DEFAULT_METRICS", "Bootstrap", "Comparison", "Difference", "Interval", "bootstrap", "compare"]
 
 DEFAULT_METRICS = ("ap", "ap50", "ap75", "voc_ap50", "voc_ap50_11point")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number is counted from: a matching (COCO's with a size range, or VOC's) at some thresholds.
+
+    `max_rank` keeps only the best detections of each picture and class.
+    """
+
+    area: str | None
+    thresholds: tuple[int, ...]
+    measure: Measure
+    max_rank: int | None = None
+
+
+_EVERY, _IOU50, _IOU75 = tuple(range(len(IOU_THRESHOLDS))), (0,), (5,)
+
+METRICS: dict[str, Metric] = {
+    "ap": Metric("all", _EVERY, "101"),
+    "ap50": Metric("all", _IOU50, "101"),
+    "ap75": Metric("all", _IOU75, "101"),
+    "ap_small": Metric("small", _EVERY, "101"),
+    "ap_medium": Metric("medium", _EVERY, "101"),
+    "ap_large": Metric("large", _EVERY, "101"),
+    "ar1": Metric("all", _EVERY, "recall", 1),
+    "ar10": Metric("all", _EVERY, "recall", 10),
+    "ar100": Metric("all", _EVERY, "recall"),
+    "ar_small": Metric("small", _EVERY, "recall"),
+    "ar_medium": Metric("medium", _EVERY, "recall"),
+    "ar_large": Metric("large", _EVERY, "recall"),
+    "voc_ap50": Metric(None, _IOU50, "area"),
+    "voc_ap50_11point": Metric(None, _IOU50, "11"),
+}
+"""The numbers that can be resampled; the first twelve are the fields of `CocoResult`, the others VOC's."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +231,44 @@ def compare(
         a.name or "A",
         b.name or "B",
     )
+
+
+def measure(
+    data: EvaluationSet, metrics: Sequence[str], weights: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """[B] float64 for each metric: its value where picture n counts `weights[n, b]` times, NaN where undefined.
+
+    `weights` is [N, B] whole numbers. Pictures are matched once, and metrics of one matching share the work.
+    """
+    wanted = {name: METRICS[name] for name in metrics}
+    areas = sorted({metric.area for metric in wanted.values() if metric.area is not None})
+    matched: dict[str | None, MatchedDetections] = dict(
+        zip(areas, match_coco(data, thresholds=IOU_THRESHOLDS, areas=areas), strict=True) if areas else ()
+    )
+    if None in {metric.area for metric in wanted.values()}:
+        matched[None] = match_voc(data)
+    results: dict[str, NDArray[np.float64]] = {}
+    for area, max_rank in {(metric.area, metric.max_rank) for metric in wanted.values()}:
+        group = {name: metric for name, metric in wanted.items() if (metric.area, metric.max_rank) == (area, max_rank)}
+        results |= _mean_over_classes(matched[area], group, weights, max_rank)
+    return {name: results[name] for name in metrics}
+
+
+def _mean_over_classes(
+    matched: MatchedDetections, metrics: dict[str, Metric], weights: NDArray[np.float64], max_rank: int | None
+) -> dict[str, NDArray[np.float64]]:
+    """Means over classes and thresholds; a class counts in the resamples that ask for it."""
+    thresholds = sorted({t for metric in metrics.values() for t in metric.thresholds})
+    measures = {metric.measure for metric in metrics.values()}
+    sums, classes = {name: np.zeros(weights.shape[1]) for name in metrics}, np.zeros(weights.shape[1])
+    for label, values in class_values(matched, measures, weights, max_rank=max_rank, thresholds=thresholds):
+        asked = matched.positives[label] @ weights > 0
+        classes += asked
+        for name, metric in metrics.items():
+            chosen = values[metric.measure][[thresholds.index(t) for t in metric.thresholds]]
+            sums[name] += np.where(asked, chosen.mean(axis=0), 0.0)
+    undefined = classes == 0
+    return {name: np.where(undefined, np.nan, total / np.where(undefined, 1, classes)) for name, total in sums.items()}
 
 
 def _check(metrics: Sequence[str], resamples: int, level: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox import __version__
-from multibox.evaluation.accumulate import Climb, Interpolation, average_precision, climbs, ladder, recall
-from multibox.evaluation.coco_matching import AREA_RANGES
-from multibox.evaluation.judged import Judged
+from multibox.evaluation.accumulate import Measure, class_values
+from multibox.evaluation.matching import AREA_RANGES, MatchedDetections, match_voc
 from multibox.evaluation.records import EvaluationSet
 from multibox.evaluation.tables import defined, mean_defined, number, text_table
-from multibox.evaluation.voc_matching import match_voc
 
 __all__ = ["VocClass", "VocResult", "evaluate_voc"]
 
@@ -80,17 +77,16 @@ def evaluate_voc(data: EvaluationSet, *, iou: float = 0.5) -> VocResult:
             count, however many a picture has.
         iou: the overlap that makes a hit; VOC's is 0.5 (at least), the only one the names of the results fit.
     """
-    judged = {area: match_voc(data, iou=iou, area=area) for area in AREA_RANGES}
-    by_area = {area: _precisions(judged[area], "area") for area in AREA_RANGES}
-    eleven = _precisions(judged["all"], "11")
-    recalls = _of_classes(judged["all"], recall)
+    matched = {area: match_voc(data, iou=iou, area=area) for area in AREA_RANGES}
+    by_area = {area: _by_class(matched[area], "area") for area in AREA_RANGES}
+    eleven, recalls = _by_class(matched["all"], "11"), _by_class(matched["all"], "recall")
     columns = data.columns
     rows = []
     for label, name in enumerate(data.class_map.names):
         rows.append(
             VocClass(
                 name=name,
-                truths=int(judged["all"].positives[label].sum()),
+                truths=int(matched["all"].positives[label].sum()),
                 difficult=int(np.count_nonzero((columns.truth_label == label) & columns.truth_difficult)),
                 detections=int(np.count_nonzero(columns.label == label)),
                 ap50=defined(by_area["all"][label]),
@@ -114,11 +110,9 @@ def evaluate_voc(data: EvaluationSet, *, iou: float = 0.5) -> VocResult:
     )
 
 
-def _precisions(judged: Judged, interpolation: Interpolation) -> NDArray[np.float64]:
-    """[C] AP of every class, NaN where it has no objects."""
-    return _of_classes(judged, lambda counts: average_precision(counts, interpolation))
-
-
-def _of_classes(judged: Judged, measure: Callable[[Climb], NDArray[np.float64]]) -> NDArray[np.float64]:
-    once = np.ones((judged.positives.shape[1], 1))
-    return np.array([measure(next(climbs(ladder(judged, c), once)))[0] for c in range(len(judged.positives))])
+def _by_class(matched: MatchedDetections, measure: Measure) -> NDArray[np.float64]:
+    """[C] the value of every class, NaN where it has no objects."""
+    out = np.full(len(matched.positives), np.nan)
+    for label, values in class_values(matched, [measure]):
+        out[label] = values[measure][0, 0]
+    return out
