@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multibox.core.codec import DEFAULT_VARIANCES, SMALLEST_SIDE, decode, encode, stage_anchors
+from multibox.core.codec import DEFAULT_VARIANCES, SMALLEST_SIDE, decode, encode, fold, stage_anchors
 from multibox.core.structures import Stage
+from multibox.errors import ContractError
 from multibox.spec.postprocess import decode_np
 
 centres = st.floats(-1, 2, width=32)
@@ -86,3 +87,49 @@ def test_a_cascade_starts_each_stage_from_the_boxes_before():
     assert second.equal(decode(raw[0].offsets, anchors_cxcywh))
     assert third.equal(decode(raw[1].offsets, second))
     assert not third.requires_grad
+
+
+def plain_decode(offsets: list[float], anchor: list[float]) -> list[float]:
+    (dx, dy, dw, dh), (cx, cy, w, h) = offsets, anchor
+    return [cx + 0.1 * dx * w, cy + 0.1 * dy * h, w * math.exp(0.2 * dw), h * math.exp(0.2 * dh)]
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+@pytest.mark.parametrize("gate", [None, 0.3])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_the_folded_stage_says_what_plain_loops_over_the_stages_say(stages, gate, activation):
+    """Boxes stage by stage in Python's own floats; what a gate rejects has no class."""
+    anchors_cxcywh = torch.rand(7, 4) * 0.5 + 0.2
+    narrow = 2 if activation == "softmax" else 1
+    raw = [Stage(torch.randn(2, 7, 4), torch.randn(2, 7, narrow) * 2) for _ in range(stages - 1)]
+    raw = (*raw, Stage(torch.randn(2, 7, 4), torch.randn(2, 7, 3)))
+    gates = (gate,) + (None,) * (stages - 2)
+    offsets, logits = fold(raw, anchors_cxcywh, gates=gates, activation=activation)
+    for picture in range(2):
+        for place in range(7):
+            box = anchors_cxcywh[place].tolist()
+            for stage in raw:
+                box = plain_decode(stage.offsets[picture, place].tolist(), box)
+            folded = plain_decode(offsets[picture, place].tolist(), anchors_cxcywh[place].tolist())
+            assert folded == pytest.approx(box, rel=1e-5)
+            first = raw[0].logits[picture, place].tolist()
+            object_score = 1 / (1 + math.exp(-first[0] if narrow == 1 else first[0] - first[1]))
+            if gate is not None and object_score < gate:
+                row = logits[picture, place]
+                scores = row.softmax(0)[1:] if activation == "softmax" else row.sigmoid()
+                assert scores.max() < 1e-30
+            else:
+                assert logits[picture, place].equal(raw[-1].logits[picture, place])
+
+
+def test_a_single_stage_is_its_own_fold():
+    raw = (Stage(torch.randn(1, 7, 4), torch.randn(1, 7, 3)),)
+    assert fold(raw, torch.rand(7, 4)) is raw[0]
+
+
+def test_a_gate_of_several_classes_and_no_stage_are_refused():
+    stage = Stage(torch.zeros(1, 7, 4), torch.zeros(1, 7, 3))
+    with pytest.raises(ContractError, match="a gate needs the scores of one class"):
+        fold((stage, stage), torch.rand(7, 4), gates=(0.5,))
+    with pytest.raises(ContractError, match="at least one stage"):
+        fold((), torch.rand(7, 4))

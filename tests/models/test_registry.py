@@ -164,9 +164,10 @@ def loss_of(detector, images, targets):
 
 
 def detections(detector, images):
+    anchors_cxcywh = detector.anchors_cxcywh((images.shape[2], images.shape[3]))
     return postprocess(
-        detector(images),
-        detector.anchors_cxcywh((images.shape[2], images.shape[3])),
+        fold(detector(images), anchors_cxcywh, detector.spec.variances),
+        anchors_cxcywh,
         variances=detector.spec.variances,
         spec=detector.spec.postprocess,
     )

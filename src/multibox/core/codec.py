@@ -1,25 +1,35 @@
 """Offsets between boxes and anchors: what the network predicts in place of coordinates (SSD, section 2.2)."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from multibox.core.structures import Raw
-from multibox.spec.postprocess import DEFAULT_VARIANCES, MAX_LOG_SIZE, Variances
+from multibox.core.structures import Raw, Stage
+from multibox.errors import ContractError
+from multibox.spec.postprocess import DEFAULT_VARIANCES, MAX_LOG_SIZE, Activation, Variances
 
 __all__ = [
     "DEFAULT_VARIANCES",
     "MAX_LOG_SIZE",
+    "REJECTED_LOGIT",
     "SMALLEST_SIDE",
     "Variances",
     "decode",
     "encode",
+    "fold",
     "stage_anchors",
 ]
 
 SMALLEST_SIDE = 1e-6
 """Sides are taken to be at least this long (unit frame) when encoding: a thousandth of a pixel in a picture of
 1000 pixels. Below lie only degenerate boxes, whose logarithm or quotient would not be finite."""
+
+
+REJECTED_LOGIT = 80.0
+"""Distance between background and the classes for a default box that a gate rejects: the softmax or sigmoid of it is
+1.8e-35, which is a normal float32 number and below every threshold in use."""
 
 
 def encode(
@@ -67,6 +77,63 @@ def stage_anchors(
     for stage in raw[:-1]:
         anchors.append(decode(stage.offsets.detach(), anchors[-1], variances))
     return anchors
+
+
+def fold(
+    raw: Raw,
+    anchors_cxcywh: Float[Tensor, "anchors 4"],
+    variances: Variances = DEFAULT_VARIANCES,
+    *,
+    gates: Sequence[float | None] = (),
+    activation: Activation = "softmax",
+) -> Stage:
+    """One stage of predictions against the default boxes, which says what all stages of `raw` say together.
+
+    A single stage is returned as it is. Of a cascade, boxes are decoded through the stages and encoded against the
+    default boxes; as every box, one grows to at most 62.5 times its default box (`MAX_LOG_SIZE`). Class scores are
+    those of the last stage, but that a gate sends the default boxes that it rejects to background (RefineDet, section
+    3.4: "negative anchor filtering").
+
+    Args:
+        raw: the stages.
+        anchors_cxcywh: the default boxes, on the device of the stages.
+        variances: scale of the offsets in every stage.
+        gates: for each stage but the last, the least probability of an object with which a default box passes; None
+            for a stage that rejects nothing. A gating stage has two scores for softmax (background, object), or one for
+            sigmoid. Missing ones reject nothing.
+        activation: of the class scores of the last stage.
+
+    Raises:
+        ContractError: no stage, or a gate whose stage has scores of more than one class.
+    """
+    if not raw:
+        raise ContractError("expected at least one stage of predictions, got none")
+    last = raw[-1]
+    if len(raw) == 1:
+        return last
+    boxes_cxcywh = decode(last.offsets, stage_anchors(raw, anchors_cxcywh, variances)[-1], variances)
+    logits = last.logits
+    for stage, gate in zip(raw[:-1], gates, strict=False):
+        if gate is not None:
+            logits = torch.where(_rejected(stage, gate)[..., None], _background(logits, activation), logits)
+    return Stage(encode(boxes_cxcywh, anchors_cxcywh, variances), logits)
+
+
+def _rejected(stage: Stage, gate: float) -> Bool[Tensor, "batch anchors"]:
+    scores = stage.logits.shape[-1]
+    if scores not in (1, 2):
+        raise ContractError(f"a gate needs the scores of one class (1, or 2 with background), its stage has {scores}")
+    logits = _at_least_float32(stage.logits)
+    probability = logits.sigmoid()[..., 0] if scores == 1 else logits.softmax(dim=-1)[..., 1]
+    return probability < gate
+
+
+def _background(logits: Float[Tensor, "batch anchors scores"], activation: Activation) -> Float[Tensor, " scores"]:
+    """One row of logits that says background."""
+    row = logits.new_zeros(logits.shape[-1])
+    if activation == "sigmoid":
+        return row - REJECTED_LOGIT
+    return torch.nn.functional.pad(row[1:], (1, 0), value=REJECTED_LOGIT)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from multibox.core.boxes import clip_xyxy, cxcywh_to_xyxy
-from multibox.core.codec import decode, stage_anchors
-from multibox.core.structures import Raw, Stage
+from multibox.core.codec import decode
+from multibox.core.structures import Stage
 from multibox.errors import ContractError
 from multibox.spec.postprocess import FIRST_PREFIX, PREFIX_GROWTH, PostprocessSpec, Variances, class_columns
 
@@ -28,28 +28,27 @@ class PictureDetections(NamedTuple):
 
 @torch.no_grad()
 def postprocess(
-    raw: Raw,
+    stage: Stage,
     anchors_cxcywh: Float[Tensor, "anchors 4"],
     *,
     variances: Variances,
     spec: PostprocessSpec,
     classes: Iterable[int] | None = None,
 ) -> list[PictureDetections]:
-    """The detections of each picture of a batch; a cascade's last stage tells scores and boxes.
+    """The detections of each picture of a batch, from one stage against the default boxes (a cascade's: `fold`).
 
     `classes` are the only ones to look at, all when left out.
 
     Raises:
         ContractError: shapes that do not agree, a value that is not finite, a class that does not exist.
     """
-    _check(raw, anchors_cxcywh, least_scores=2 if spec.activation == "softmax" else 1)
-    last, anchors = raw[-1], stage_anchors(raw, anchors_cxcywh, variances)[-1]
-    wanted = class_columns(classes, last.logits.shape[-1] - (spec.activation == "softmax"))
-    columns = None if wanted is None else torch.from_numpy(wanted).to(last.logits.device)
-    boxes_cxcywh = decode(last.offsets, anchors, variances).float()
+    _check(stage, anchors_cxcywh, least_scores=2 if spec.activation == "softmax" else 1)
+    wanted = class_columns(classes, stage.logits.shape[-1] - (spec.activation == "softmax"))
+    columns = None if wanted is None else torch.from_numpy(wanted).to(stage.logits.device)
+    boxes_cxcywh = decode(stage.offsets, anchors_cxcywh, variances).float()
     return [
         _one_picture(logits.float(), unit_cxcywh, spec=spec, columns=columns)
-        for logits, unit_cxcywh in zip(last.logits, boxes_cxcywh, strict=True)
+        for logits, unit_cxcywh in zip(stage.logits, boxes_cxcywh, strict=True)
     ]
 
 
@@ -130,21 +129,16 @@ def _keep(
     return kept
 
 
-def _check(raw: Raw, anchors_cxcywh: Tensor, *, least_scores: int) -> None:
-    if not raw:
-        raise ContractError("expected at least one stage of predictions, got none")
-    batch, anchors = raw[0].offsets.shape[0], anchors_cxcywh.shape[0]
-    for index, (offsets, logits) in enumerate(raw):
-        if tuple(offsets.shape) != (batch, anchors, 4) or anchors == 0:
-            raise ContractError(
-                f"offsets of stage {index}: expected [{batch}, {anchors or 'anchors'}, 4], got {list(offsets.shape)}"
-            )
-        if tuple(logits.shape[:-1]) != (batch, anchors) or logits.shape[-1] < least_scores:
-            raise ContractError(
-                f"logits of stage {index}: expected [{batch}, {anchors}, at least {least_scores}], "
-                f"got {list(logits.shape)}"
-            )
-        _check_finite(Stage(offsets, logits))
+def _check(stage: Stage, anchors_cxcywh: Tensor, *, least_scores: int) -> None:
+    offsets, logits = stage
+    batch, anchors = offsets.shape[0], anchors_cxcywh.shape[0]
+    if tuple(offsets.shape) != (batch, anchors, 4) or anchors == 0:
+        raise ContractError(f"offsets: expected [{batch}, {anchors or 'anchors'}, 4], got {list(offsets.shape)}")
+    if tuple(logits.shape[:-1]) != (batch, anchors) or logits.shape[-1] < least_scores:
+        raise ContractError(
+            f"logits: expected [{batch}, {anchors}, at least {least_scores}], got {list(logits.shape)}"
+        )
+    _check_finite(stage)
 
 
 def _check_finite(stage: Stage) -> None:
