@@ -46,9 +46,9 @@ def main() -> None:
     busy = torch.randperm(8732)[:300]
     sharp[0, busy, torch.randint(1, 81, (300,))] += 10
     for name, logits in (("untrained", untrained.logits), ("noise", noise), ("sharp", sharp)):
-        raw = (Stage(untrained.offsets, logits),)
-        arrays = (raw[0].offsets[0].numpy(), logits[0].numpy(), anchors.numpy())
-        in_torch = median_ms(lambda raw=raw: postprocess(raw, anchors, variances=variances, spec=spec), 15)
+        stage = Stage(untrained.offsets, logits)
+        arrays = (stage.offsets[0].numpy(), logits[0].numpy(), anchors.numpy())
+        in_torch = median_ms(lambda stage=stage: postprocess(stage, anchors, variances=variances, spec=spec), 15)
         in_numpy = median_ms(lambda a=arrays: postprocess_np(*a, variances=variances, spec=spec), 15)
         candidates = int((logits.softmax(-1)[..., 1:] > spec.score_threshold).sum())
         print(

@@ -128,7 +128,7 @@ def test_the_environment_decides_where_nothing_else_does(monkeypatch: pytest.Mon
     monkeypatch.setenv("MULTIBOX_ENGINE", "onnxruntime")
     assert Detector().engine.name == "onnxruntime"
     monkeypatch.setenv("MULTIBOX_ENGINE", "onnxruntim")
-    with pytest.raises(OptionError, match="MULTIBOX_ENGINE='onnxruntim' is unknown; did you mean 'onnxruntime'"):
+    with pytest.raises(OptionError, match="MULTIBOX_ENGINE: unknown engine 'onnxruntim'; did you mean 'onnxruntime'"):
         Detector()
     assert Detector(engine="onnxruntime").engine.name == "onnxruntime"
     monkeypatch.setenv("MULTIBOX_ENGINE", "torch")

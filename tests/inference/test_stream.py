@@ -16,7 +16,7 @@ from PIL import Image
 from multibox import Detections, Detector
 from multibox.errors import ImageError, OptionError
 from multibox.inference import Deferred
-from multibox.inference import detector as detector_module
+from multibox.inference import stream as stream_module
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CAT, COFFEE = EXAMPLES / "chelsea.png", EXAMPLES / "coffee.png"
@@ -78,7 +78,7 @@ def test_the_same_bit_for_bit(
     options: dict[str, Any],
     concurrent: str,
 ) -> None:
-    monkeypatch.setattr(detector_module, "CONCURRENT_FROM", {"from the first": 1, "later": 4, "never": 999}[concurrent])
+    monkeypatch.setattr(stream_module, "CONCURRENT_FROM", {"from the first": 1, "later": 4, "never": 999}[concurrent])
     detector = Detector("ssdlite300-coco", threads=2)
     found = list(detector.stream(iter(folder), conf=0.1, **options))
     if "batch" in options:  # other shapes may be added up in another order
@@ -87,7 +87,7 @@ def test_the_same_bit_for_bit(
         assert found == expected
     assert [one.path for one in found] == [str(path) for path in folder]
     workers = options.get("workers", 2)
-    assert set(detector._twins) == ({workers} if concurrent != "never" and workers > 1 else set())
+    assert set(detector._network.concurrent_engines) == ({workers} if concurrent != "never" and workers > 1 else set())
 
 
 def test_every_kind_of_source(detector: Detector, folder: list[Path], expected: list[Detections]) -> None:
@@ -229,7 +229,7 @@ def test_pipes_are_read_in_their_turn(detector: Detector, folder: list[Path], tm
     def write() -> None:
         pipe.write_bytes(CAT.read_bytes())
 
-    original = detector_module.Picture.pixels
+    original = stream_module.Picture.pixels
 
     def pixels(self: Any, **options: Any) -> Any:
         if str(self.source) == str(pipe):
@@ -239,7 +239,7 @@ def test_pipes_are_read_in_their_turn(detector: Detector, folder: list[Path], tm
     writer = threading.Thread(target=write)
     writer.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detector_module.Picture, "pixels", pixels)
+        patch.setattr(stream_module.Picture, "pixels", pixels)
         found = detector.predict([folder[0], folder[1], pipe])
     writer.join()
     assert found[2] == detector(CAT)

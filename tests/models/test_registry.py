@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 import toy_cascades
 
+from multibox.core.codec import fold
 from multibox.core.loss import multibox_loss
 from multibox.core.postprocess import postprocess
 from multibox.core.structures import Target

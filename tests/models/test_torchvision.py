@@ -111,7 +111,7 @@ def their_detections(theirs, picture: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def in_torch(ours, raw) -> Rows:
-    rows = postprocess(raw, ours.anchors_cxcywh(), variances=ours.spec.variances, spec=ours.spec.postprocess)[0]
+    rows = postprocess(raw[0], ours.anchors_cxcywh(), variances=ours.spec.variances, spec=ours.spec.postprocess)[0]
     return rows.unit_xyxy.numpy(), rows.scores.numpy(), rows.labels.numpy()
 
 

@@ -135,9 +135,7 @@ def _check(stage: Stage, anchors_cxcywh: Tensor, *, least_scores: int) -> None:
     if tuple(offsets.shape) != (batch, anchors, 4) or anchors == 0:
         raise ContractError(f"offsets: expected [{batch}, {anchors or 'anchors'}, 4], got {list(offsets.shape)}")
     if tuple(logits.shape[:-1]) != (batch, anchors) or logits.shape[-1] < least_scores:
-        raise ContractError(
-            f"logits: expected [{batch}, {anchors}, at least {least_scores}], got {list(logits.shape)}"
-        )
+        raise ContractError(f"logits: expected [{batch}, {anchors}, at least {least_scores}], got {list(logits.shape)}")
     _check_finite(stage)
 
 

@@ -4,57 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
 from operator import length_hint
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multibox.catalogue import DEFAULT_MODEL, resolve_model
 from multibox.cpus import usable_cpus
-from multibox.errors import ContractError, ImageError, ModelFileError, OptionError, did_you_mean
+from multibox.errors import ImageError, ModelFileError, OptionError
 from multibox.inference.engines.choice import ENGINE_VARIABLE, asked_engine
 from multibox.inference.engines.interface import Engine
 from multibox.inference.engines.opening import open_engine
 from multibox.inference.engines.table import suffixes_of
-from multibox.inference.options import DISPLAY_THRESHOLD, Options
-from multibox.inference.picture import Deferred, Picture
+from multibox.inference.options import StreamOptions, split_options
+from multibox.inference.picture import Deferred, PictureRequest
+from multibox.inference.stream import MOST_WORKERS, Network, Stream
 from multibox.pictures.read import read_picture
 from multibox.spec.card import ModelCard
 from multibox.spec.detections import Detections
-from multibox.spec.postprocess import postprocess_np
+from multibox.spec.options import DISPLAY_THRESHOLD, PictureOptions
+from multibox.spec.pipeline import Pipeline
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    from multibox.inference.tiling import Found, Tile
-    from multibox.spec.postprocess import PostprocessSpec
-    from multibox.spec.preprocess import Geometry
-
-__all__ = ["DISPLAY_THRESHOLD", "Deferred", "Detector", "Options", "load"]
-
-MOST_WORKERS = 8  # threads of Python: with more, they wait for one another rather than compute
-# Pictures or tiles, after which a network for each worker has earned the time to open it. Where twice as many are
-# expected, it is opened at once.
-CONCURRENT_FROM = 16
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What one stream was asked for, resolved against the model."""
-
-    spec: PostprocessSpec
-    classes: tuple[int, ...] | None
-    batch: int
-    workers: int
-    tile: int | None
-    tile_overlap: float
-    expected: int  # pictures, 0 where that is not known
-    keep_going: bool  # an unreadable picture is an outcome, not the end
+__all__ = ["DISPLAY_THRESHOLD", "Deferred", "Detector", "PictureOptions", "PictureRequest", "load"]
 
 
 class Detector:
@@ -95,11 +68,33 @@ class Detector:
             reason = f"engine {asked!r} does not open it"
             remedy = f"{ENGINE_VARIABLE}={asked} asks for that one; unset it, or give another engine="
             raise ModelFileError(str(model), reason, remedy)
-        self.path = resolve_model(model, suffixes=suffixes_of(asked))
-        self.engine = open_engine(self.path, engine=asked, device=device, threads=threads)
-        self._threads = threads
-        self._twins: dict[int, Engine | None] = {}
-        self._anchors = self.card.anchors_cxcywh()
+        path = resolve_model(model, suffixes=suffixes_of(asked))
+        self._open(open_engine(path, engine=asked, device=device, threads=threads), str(path))
+        self._opened = (path, self.engine.name, device, threads)
+
+    @classmethod
+    def of_engine(cls, engine: Engine, *, source: str) -> Detector:
+        """A detector around an engine that is open already, such as a network in memory.
+
+        Args:
+            engine: runs the network and has its card.
+            source: how to call it in messages.
+        """
+        detector = cls.__new__(cls)
+        detector._open(engine, source)
+        detector._opened = None
+        return detector
+
+    _opened: tuple[Path, str, str, int | None] | None
+
+    def _open(self, engine: Engine, source: str) -> None:
+        self.engine = engine
+        self._network = Network(engine, Pipeline(engine.card), source)
+
+    @property
+    def runs_on(self) -> dict[str, str]:
+        """What computes, by "engine" and "device"."""
+        return {"engine": self.engine.name, "device": self.engine.device}
 
     @property
     def card(self) -> ModelCard:
@@ -111,7 +106,16 @@ class Detector:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as what it was opened with: a worker process opens its own session on the same file."""
-        return _reopen, (self.path, self.engine.name, self.engine.device, self._threads)
+        if self._opened is None:
+            raise TypeError(
+                "a detector around a network in memory cannot be pickled; save the network and open the file"
+            )
+        return _reopen, self._opened
+
+    @property
+    def path(self) -> Path | None:
+        """The model file; None for a network in memory."""
+        return None if self._opened is None else self._opened[0]
 
     def __call__(self, picture: Any, **options: Any) -> Detections:
         """Objects in one picture.
@@ -144,11 +148,12 @@ class Detector:
         error comes out of it, or it is closed.
 
         Args:
-            pictures: an iterable of what `__call__` takes. A result refers to the array or bytes it came from, which
+            pictures: an iterable of what `__call__` takes, or of `PictureRequest`, which has options of its own;
+                pictures with other options share batches. A result refers to the array or bytes it came from, which
                 `plot` draws on; `dataclasses.replace(result, source=None)` lets go of them.
             on_error: called with the `ImageError` of a picture that cannot be read, in its turn; the stream goes on
                 with the next. Without it the error ends the stream.
-            options: see `Options`, whose fields they are.
+            options: the fields of `PictureOptions` and `StreamOptions`.
 
         Raises:
             OptionError: one picture in place of several, or an option that is unknown or out of range; at once.
@@ -160,201 +165,46 @@ class Detector:
     def _begin(
         self, pictures: Iterable[Any], options: dict[str, Any], on_error: Callable[[ImageError], None] | None
     ) -> Generator[Detections, None, None]:
-        for key in options:
-            if key not in Options.__dataclass_fields__:
-                raise OptionError(f"unknown option {key!r}; {did_you_mean(key, Options.__dataclass_fields__)}")
-        chosen = Options(**options)
-        busy = self.engine.threads if self.engine.device == "cpu" else usable_cpus()
-        request = _Request(
-            chosen.applied_to(self.card.postprocess),
-            chosen.selected(self.card.class_map),
-            chosen.batch,
-            chosen.workers or min(busy, MOST_WORKERS),
-            chosen.tile,
-            chosen.tile_overlap,
-            length_hint(pictures),
-            on_error is not None,
-        )
-        return self._stream(iter(pictures), request, on_error)
+        of_picture, of_stream = split_options(options)
+        stream = self._stream_of(of_stream, expected=length_hint(pictures), keep_going=on_error is not None)
+        self._network.pipeline.require(of_picture)
+        return _told(stream.outcomes(iter(pictures), of_picture), on_error)
 
-    def _stream(
-        self, pictures: Iterator[Any], request: _Request, on_error: Callable[[ImageError], None] | None
-    ) -> Generator[Detections, None, None]:
-        for outcome in self._outcomes(map(Picture, pictures), request):
-            if isinstance(outcome, Detections):
-                yield outcome
-            elif on_error is not None:
-                on_error(outcome)
+    def outcomes(
+        self, pictures: Iterable[Any], options: PictureOptions, stream: StreamOptions | None = None
+    ) -> Iterator[Detections | ImageError]:
+        """As `stream`, but a picture that cannot be read is an outcome too, so that there is one for each picture.
 
-    def _outcomes(self, pictures: Iterator[Picture], request: _Request) -> Iterator[Detections | ImageError]:
-        if request.tile is not None:
-            for picture in pictures:
-                yield from self._tiled(picture, request, request.tile)
-            return
-        chunks = iter(lambda: list(islice(pictures, request.batch)), [])
-        # The first alone, here: who asks for one picture pays for no thread, and who asks for many sees it early.
-        for chunk in islice(chunks, None if request.workers == 1 else 1):
-            yield from self._found(self._prepared(chunk, request), request, self.engine)
-        if request.workers > 1:
-            yield from self._found_ahead(chunks, request)
-
-    def _prepared(self, chunk: list[Picture], request: _Request) -> list[Picture]:
-        for picture in chunk:
-            picture.prepare(self.card, keep_going=request.keep_going)
-        return chunk
-
-    def _found(self, chunk: list[Picture], request: _Request, engine: Engine) -> Iterator[Detections | ImageError]:
-        tensors = [picture.tensor for picture in chunk if picture.tensor is not None]
-        if tensors:
-            offsets, logits = engine.run(tensors[0][None] if len(tensors) == 1 else np.stack(tensors))
-        row = 0
-        for picture in chunk:
-            if picture.geometry is None:
-                if picture.error is not None:
-                    yield picture.error
-                continue
-            unit_xyxy, scores, labels = self._postprocessed(offsets[row], logits[row], picture, request)
-            row += 1
-            yield self._detections(picture, picture.geometry, picture.geometry.to_picture(unit_xyxy), labels, scores)
-
-    def _found_ahead(self, chunks: Iterator[list[Picture]], request: _Request) -> Iterator[Detections | ImageError]:
-        """`_found` of all chunks, by threads.
-
-        At first they only read and prepare, while the network runs here with all its threads. Once there are pictures
-        enough, each runs a network of its own on a share of the threads: more pictures a second, none of them sooner.
+        Args:
+            pictures: as in `stream`.
+            options: for the pictures that are no `PictureRequest`.
+            stream: how it works; one picture at a time through the network when left out.
         """
-        from multibox.inference.ahead import ahead
+        self._network.pipeline.require(options)
+        work = self._stream_of(stream or StreamOptions(), expected=length_hint(pictures), keep_going=True)
+        return work.outcomes(iter(pictures), options)
 
-        drawn = 0
-        opening: Future[Engine | None] | None = None
-
-        def prepare(chunk: list[Picture]) -> Iterator[Detections | ImageError]:
-            return self._found(self._prepared(chunk, request), request, self.engine)  # runs in the caller's thread
-
-        def finish(chunk: list[Picture], engine: Engine) -> Iterator[Detections | ImageError]:
-            return _replayed(self._found(self._prepared(chunk, request), request, engine))
-
-        def start(chunk: list[Picture]) -> Future[Iterator[Detections | ImageError]]:
-            nonlocal drawn, opening
-            self._prepared([picture for picture in chunk if not picture.ahead], request)
-            drawn += len(chunk)
-            if opening is None and max(drawn, request.expected // 2) >= CONCURRENT_FROM:
-                opening = pool.submit(self._twin, request.workers)
-            if opening is not None and opening.done():
-                opening.result()  # its error, if it ended with one
-            engine = self._twins.get(request.workers)
-            return pool.submit(prepare, chunk) if engine is None else pool.submit(finish, chunk, engine)
-
-        with _threads(request.workers) as pool:
-            for outcomes in ahead(chunks, start, window=2 * request.workers):
-                yield from outcomes
-
-    def _twin(self, workers: int) -> Engine | None:
-        """The engine to run in several threads at once, opened when it is first needed; None where there is none."""
-        if workers not in self._twins:
-            self._twins[workers] = self.engine.concurrent(workers)
-        return self._twins[workers]
-
-    def _tiled(self, picture: Picture, request: _Request, side: int) -> Iterator[Detections | ImageError]:
-        from multibox.inference.tiling import merged, tiles_of
-        from multibox.spec.preprocess import Geometry
-
-        rgb = picture.pixels(keep_going=request.keep_going)
-        if rgb is None:
-            if picture.error is not None:
-                yield picture.error
-            return
-        size_hw = (rgb.shape[0], rgb.shape[1])
-        tiles = tiles_of(size_hw, side=side, overlap=request.tile_overlap)
-        found = list(self._found_in_tiles(rgb, tiles, picture, request))
-        boxes_xyxy, scores, labels = merged(found, size_hw, request.spec)
-        yield self._detections(picture, Geometry(size_hw, self.card.preprocess.size_hw), boxes_xyxy, labels, scores)
-
-    def _found_in_tiles(
-        self, rgb: NDArray[np.uint8], tiles: list[Tile], picture: Picture, request: _Request
-    ) -> Iterator[Found]:
-        from multibox.inference.ahead import ahead
-        from multibox.inference.tiling import Found
-
-        def find(tile: Tile, engine: Engine) -> Found:
-            tensor, geometry = self.card.preprocess(rgb[tile.y1 : tile.y2, tile.x1 : tile.x2])
-            offsets, logits = engine.run(tensor[None])
-            unit_xyxy, scores, labels = self._postprocessed(offsets[0], logits[0], picture, request)
-            corner = np.array([tile.x1, tile.y1, tile.x1, tile.y1], dtype=np.float32)
-            return Found(tile, geometry.to_picture(unit_xyxy) + corner, scores, labels)
-
-        many = request.workers > 1 and len(tiles) >= CONCURRENT_FROM
-        twin = self._twin(request.workers) if many else None
-        if twin is None:
-            yield from (find(tile, self.engine) for tile in tiles)
-            return
-        engine = twin
-        with _threads(request.workers) as pool:
-            yield from ahead(iter(tiles), lambda tile: pool.submit(find, tile, engine), window=2 * request.workers)
-
-    def _postprocessed(
-        self, offsets: NDArray[np.float32], logits: NDArray[np.float32], picture: Picture, request: _Request
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        variances, spec, classes = self.card.variances, request.spec, request.classes
-        try:
-            return postprocess_np(offsets, logits, self._anchors, variances=variances, spec=spec, classes=classes)
-        except ContractError as error:
-            reason = f"it gives nonsense on {picture.shown or 'a picture'} ({error})"
-            raise ModelFileError(str(self.path), reason, "get the file again, or train it anew") from None
-
-    def _detections(
-        self,
-        picture: Picture,
-        geometry: Geometry,
-        boxes_xyxy: NDArray[np.float32],
-        labels: NDArray[np.int64],
-        scores: NDArray[np.float32],
-    ) -> Detections:
-        return Detections(
-            boxes_xyxy,
-            labels,
-            scores,
-            self.card.class_map,
-            geometry.picture_size_hw,
-            path=picture.shown,
-            source=picture.source,
-        )
+    def _stream_of(self, options: StreamOptions, *, expected: int, keep_going: bool) -> Stream:
+        busy = self.engine.threads if self.engine.device == "cpu" else usable_cpus()
+        workers = options.workers or min(busy, MOST_WORKERS)
+        return Stream(self._network, options, workers=workers, expected=expected, keep_going=keep_going)
 
     def raw(self, picture: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The network's own numbers for one picture: offsets [A, 4] and logits [A, K]."""
-        tensor, _ = self.card.preprocess(read_picture(picture))
-        offsets, logits = self.engine.run(tensor[None])
+        prepared = self._network.pipeline.prepare(read_picture(picture))
+        offsets, logits = self.engine.run(prepared.tensor[None])
         return offsets[0], logits[0]
 
 
-def _replayed(outcomes: Iterator[Detections | ImageError]) -> Iterator[Detections | ImageError]:
-    """Take everything now and give it later: the results, and the error that ended them."""
-    taken: list[Detections | ImageError] = []
-    failure: Exception | None = None
-    try:
-        for outcome in outcomes:
-            taken.append(outcome)
-    except Exception as error:
-        failure = error
-
-    def give() -> Iterator[Detections | ImageError]:
-        yield from taken
-        if failure is not None:
-            raise failure
-
-    return give()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that have ended when this is left, in whatever way: what they had not begun is not begun any more."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(count, thread_name_prefix="multibox")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _told(
+    outcomes: Iterator[Detections | ImageError], on_error: Callable[[ImageError], None] | None
+) -> Generator[Detections, None, None]:
+    """The detections; what cannot be read goes to `on_error`."""
+    for outcome in outcomes:
+        if isinstance(outcome, Detections):
+            yield outcome
+        elif on_error is not None:
+            on_error(outcome)
 
 
 def _reopen(path: Path, engine: str, device: str, threads: int | None) -> Detector:

@@ -1,38 +1,24 @@
-"""What a prediction may be asked."""
+"""What a stream of predictions can be asked, besides what can be asked of each picture."""
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from multibox.errors import OptionError
+from multibox.errors import OptionError, did_you_mean
+from multibox.spec.options import PictureOptions, require_count, require_fraction
 
-if TYPE_CHECKING:
-    from multibox.spec.classes import ClassMap
-    from multibox.spec.postprocess import PostprocessSpec
-
-__all__ = ["DISPLAY_THRESHOLD", "Options"]
-
-# The score from which a box is shown to a person. A choice, not part of the model: evaluation keeps scores down to the
-# model's own threshold (0.01).
-DISPLAY_THRESHOLD = 0.5
+__all__ = ["StreamOptions", "split_options"]
 
 SMALLEST_TILE = 32  # pixels
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a prediction may be asked; checked on construction.
+class StreamOptions:
+    """How a stream works; checked on construction.
 
     Args:
-        conf: only scores above it are reported; 0.5 when left out. Evaluation goes down to
-            `card.postprocess.score_threshold`.
-        iou: overlap above which the lower-scored of two boxes is dropped; the model's own when left out.
-        max_det: most objects in a picture; the model's own when left out.
-        classes: names or indexes to keep; all when left out.
-        agnostic_nms: let boxes of different classes suppress each other.
         batch: pictures given to the network at once.
         workers: threads that work on later pictures (or on tiles) meanwhile; as many as the engine has, up to 8, when
             left out. 1: one after the other, each picture drawn only when the results before it have been taken.
@@ -44,50 +30,32 @@ class Options:
         OptionError: a value out of range or of the wrong kind.
     """
 
-    conf: float | None = None
-    iou: float | None = None
-    max_det: int | None = None
-    classes: Iterable[str | int] | str | int | None = None
-    agnostic_nms: bool = False
     batch: int = 1
     workers: int | None = None
     tile: int | None = None
     tile_overlap: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, high in (("conf", "below 1"), ("iou", "to 1"), ("tile_overlap", "below 1")):
-            value: Any = getattr(self, name)
-            if value is None and name != "tile_overlap":
-                continue
-            if isinstance(value, bool | str) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
-                raise OptionError(f"{name} must be a number from 0 {high}, got {value!r}")
-            if name == "conf" and value == 1:
-                raise OptionError("conf must be below 1: only scores above it are reported, and none is above 1")
-            if name == "tile_overlap" and value == 1:
-                raise OptionError("tile_overlap must be below 1: tiles that share everything get nowhere")
-            object.__setattr__(self, name, float(value))
-        for name, least in (("max_det", 1), ("batch", 1), ("workers", 1), ("tile", SMALLEST_TILE)):
-            value = getattr(self, name)
-            if value is None and name != "batch":
-                continue
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
-                raise OptionError(f"{name} must be a whole number from {least}, got {value!r}")
-            object.__setattr__(self, name, int(value))
+        for name in ("batch", "tile_overlap"):
+            if getattr(self, name) is None:
+                raise OptionError(f"{name} must be a number, got None")
+        require_fraction(self, "tile_overlap", top="tiles that share everything get nowhere")
+        require_count(self, "batch")
+        require_count(self, "workers")
+        require_count(self, "tile", least=SMALLEST_TILE)
 
-    def selected(self, class_map: ClassMap) -> tuple[int, ...] | None:
-        """Indexes of the wanted classes; None for all."""
-        if self.classes is None:
-            return None
-        if isinstance(self.classes, numbers.Integral):
-            return class_map.select([int(self.classes)])
-        return class_map.select(self.classes)  # type: ignore[arg-type]  # numbers.Integral hides that int is gone
 
-    def applied_to(self, default: PostprocessSpec) -> PostprocessSpec:
-        """The model's own post-processing with what was asked for in its place."""
-        return replace(
-            default,
-            score_threshold=DISPLAY_THRESHOLD if self.conf is None else self.conf,
-            nms_iou=default.nms_iou if self.iou is None else self.iou,
-            max_detections=default.max_detections if self.max_det is None else self.max_det,
-            class_agnostic=bool(self.agnostic_nms) or default.class_agnostic,
-        )
+def split_options(options: Mapping[str, Any]) -> tuple[PictureOptions, StreamOptions]:
+    """Keyword arguments as what is asked of each picture and of the stream.
+
+    Raises:
+        OptionError: an unknown option, or a value out of range.
+    """
+    of_picture, of_stream = PictureOptions.__dataclass_fields__, StreamOptions.__dataclass_fields__
+    for key in options:
+        if key not in of_picture and key not in of_stream:
+            raise OptionError(f"unknown option {key!r}; {did_you_mean(key, {*of_picture, *of_stream})}")
+    return (
+        PictureOptions(**{key: value for key, value in options.items() if key in of_picture}),
+        StreamOptions(**{key: value for key, value in options.items() if key in of_stream}),
+    )

@@ -15,10 +15,10 @@ from multibox.errors import ImageError
 from multibox.pictures.read import read_limited, read_picture
 
 if TYPE_CHECKING:
-    from multibox.spec.card import ModelCard
-    from multibox.spec.preprocess import Geometry
+    from multibox.spec.options import PictureOptions
+    from multibox.spec.pipeline import Pipeline, Prepared
 
-__all__ = ["Deferred", "Picture"]
+__all__ = ["Deferred", "Picture", "PictureRequest"]
 
 
 @dataclass(frozen=True)
@@ -36,34 +36,53 @@ class Deferred:
     ahead: bool = False
 
 
+@dataclass(frozen=True)
+class PictureRequest:
+    """A picture with options of its own, in place of those that its stream has for all.
+
+    Args:
+        picture: what `Detector.stream` takes.
+        options: what is asked of it.
+    """
+
+    picture: Any
+    options: PictureOptions
+
+
 class Picture:
     """One picture on its way to its detections.
 
+    Args:
+        picture: what was given, or a `PictureRequest`.
+        options: what is asked of a picture that has no options of its own.
+
     Attributes:
+        options: what is asked of this one.
         source: what to read, now and again for drawing.
         shown: how to call it; None where it has no name.
         ahead: whether it may be read later and by another thread: it stays the same, and reading it ends by itself.
-        tensor: network input [3, H, W], once prepared.
-        geometry: the way back from it.
-        error: why it cannot be read, in place of both.
+        prepared: network input and geometry, once it has been read.
+        error: why it cannot be read, in place of that.
     """
 
-    def __init__(self, picture: Any) -> None:
+    def __init__(self, picture: Any, options: PictureOptions) -> None:
+        if isinstance(picture, PictureRequest):
+            picture, options = picture.picture, picture.options
+        self.options = options
         self.source, self.shown = picture, _shown(picture)
         if isinstance(picture, str | os.PathLike):
             self.ahead = not _is_pipe(picture)
         else:
             self.ahead = isinstance(picture, bytes) or (isinstance(picture, Deferred) and picture.ahead)
-        self.tensor: NDArray[np.float32] | None = None
-        self.geometry: Geometry | None = None
+        self.prepared: Prepared | None = None
         self.error: ImageError | None = None
 
-    def prepare(self, card: ModelCard, *, keep_going: bool) -> None:
+    def prepare(self, pipeline: Pipeline, *, keep_going: bool) -> None:
         """Read it and make the network's input of it, unless that has been done."""
-        if self.geometry is None and self.error is None:
+        if self.prepared is None and self.error is None:
             rgb = self.pixels(keep_going=keep_going)
             if rgb is not None:
-                self.tensor, self.geometry = card.preprocess(rgb)
+                self.prepared = pipeline.prepare(rgb)
 
     def pixels(self, *, keep_going: bool) -> NDArray[np.uint8] | None:
         """[h, w, 3] uint8 RGB; None with `error` set when it cannot be read and that is not to be raised."""

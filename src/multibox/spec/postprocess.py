@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -28,12 +28,14 @@ __all__ = [
     "iou_matrix_np",
     "nms_np",
     "postprocess_np",
+    "suppress_np",
 ]
 
 Activation = Literal["softmax", "sigmoid"]
 BoxClip = Literal["before_nms", "after_nms"]
 Variances = tuple[float, float, float, float]
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
+Found: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 DEFAULT_VARIANCES: Variances = (0.1, 0.1, 0.2, 0.2)
 """Divisors of the offsets x, y, w, h; not in the paper, but in the code it was released with."""
@@ -213,7 +215,7 @@ def postprocess_np(
     variances: Variances,
     spec: PostprocessSpec,
     classes: Iterable[int] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+) -> Found:
     """The detections of one picture: `unit_xyxy [N, 4]` within the picture, scores `[N]` falling, labels `[N]`.
 
     Args:
@@ -233,6 +235,42 @@ def postprocess_np(
     class_count = logits.shape[1] - (spec.activation == "softmax")
     columns = class_columns(classes, class_count)
     scores, flat = _candidates(logits, columns, spec)
+
+    def decoded(rows: NDArray[np.int64]) -> FloatArray:
+        return _corners(decode_np(offsets[rows], anchors_cxcywh[rows], variances))
+
+    return _best_of(scores, flat, class_count, decoded, spec)
+
+
+def suppress_np(
+    unit_xyxy: FloatArray,
+    scores: NDArray[np.float32],
+    *,
+    spec: PostprocessSpec,
+    classes: Iterable[int] | None = None,
+) -> Found:
+    """As `postprocess_np`, from boxes `[anchors, 4]` and scores `[anchors, classes]` that are decoded already.
+
+    Raises:
+        ContractError: a class that does not exist.
+    """
+    class_count = scores.shape[1]
+    columns = class_columns(classes, class_count)
+    above = scores > np.float32(spec.score_threshold)
+    if columns is not None:
+        above &= np.isin(np.arange(class_count), columns)
+    flat = np.flatnonzero(above)
+    return _best_of(scores.ravel()[flat], flat, class_count, lambda rows: unit_xyxy[rows], spec)
+
+
+def _best_of(
+    scores: NDArray[np.float32],
+    flat: NDArray[np.int64],
+    class_count: int,
+    boxes_of: Callable[[NDArray[np.int64]], FloatArray],
+    spec: PostprocessSpec,
+) -> Found:
+    """What suppression keeps of candidates with scores `[N]` at places `[N]` of the [anchors, classes] matrix."""
     prefix = FIRST_PREFIX
     while True:
         # Greedy decisions about the best candidates do not depend on the ones that follow.
@@ -241,7 +279,7 @@ def postprocess_np(
         if spec.top_k is not None and spec.top_k < order.size:
             few = _rank_in_class(label) < spec.top_k
             order, anchor, label = order[few], anchor[few], label[few]
-        unit_xyxy = _corners(decode_np(offsets[anchor], anchors_cxcywh[anchor], variances))
+        unit_xyxy = boxes_of(anchor)
         if spec.clip == "before_nms":
             unit_xyxy = unit_xyxy.clip(0, 1)
         groups = None if spec.class_agnostic else label
