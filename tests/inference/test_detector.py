@@ -209,8 +209,8 @@ def test_threads_of_the_torch_engine_are_its_own() -> None:
     detector = load("ssdlite300-coco", engine="torch", threads=before + 1)
     assert detector.engine.threads == before + 1
     during = []
-    plain = detector.engine._detector.forward
-    detector.engine._detector.forward = lambda batch: (during.append(torch.get_num_threads()), plain(batch))[1]
+    plain = detector.engine._network.forward
+    detector.engine._network.forward = lambda batch: (during.append(torch.get_num_threads()), plain(batch))[1]
     assert detector(CAT).names == ["cat"]
     assert during == [before + 1]
     assert torch.get_num_threads() == before

@@ -167,7 +167,7 @@ def loss_of(detector, images, targets):
 def detections(detector, images):
     anchors_cxcywh = detector.anchors_cxcywh((images.shape[2], images.shape[3]))
     return postprocess(
-        fold(detector(images), anchors_cxcywh, detector.spec.variances),
+        fold(detector(images), anchors_cxcywh, detector.spec.variances, gates=detector.spec.gates),
         anchors_cxcywh,
         variances=detector.spec.variances,
         spec=detector.spec.postprocess,

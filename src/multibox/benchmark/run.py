@@ -23,9 +23,9 @@ from multibox.errors import ContractError, ImageError, MultiboxError, OptionErro
 from multibox.inference import Detector
 from multibox.inference.engines.choice import fastest_engine, note_timings
 from multibox.inference.engines.table import ENGINES, engine_row, installed
-from multibox.inference.options import DISPLAY_THRESHOLD
 from multibox.pictures.read import read_picture
 from multibox.pictures.sources import expand_sources
+from multibox.spec.options import DISPLAY_THRESHOLD
 
 __all__ = ["BenchmarkRequest", "benchmark", "percentiles_ms"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,12 +13,12 @@ from multibox.data import Dataset, ImageRecord
 from multibox.errors import ClassMapError, ContractError, ImageError
 from multibox.evaluation.mapping import ClassMapping, map_classes
 from multibox.evaluation.records import EvaluationSet, Truth
-from multibox.inference import Detector
-from multibox.pictures.read import read_picture
+from multibox.inference.predictor import Predictor
 from multibox.spec.classes import ClassMap
 from multibox.spec.detections import Detections
+from multibox.spec.options import PictureOptions
 
-__all__ = ["EVALUATION_MAX_DET", "EVALUATION_THRESHOLD", "Validation", "validate"]
+__all__ = ["EVALUATION_MAX_DET", "EVALUATION_THRESHOLD", "Share", "Validation", "validate", "validate_shared"]
 
 EVALUATION_THRESHOLD = 0.01  # scores an evaluation keeps (paper section 3.1)
 EVALUATION_MAX_DET = 100  # COCO's limit of detections in a picture
@@ -47,8 +47,35 @@ class Validation:
     seconds: float
 
 
+class Share(Protocol):
+    """One process among those that divide the pictures of a data set."""
+
+    @property
+    def rank(self) -> int:
+        """0 … world − 1; process 0 has the result."""
+        ...
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in all of them, in the order of ranks."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Alone:
+    rank: int = 0
+    world: int = 1
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
 def validate(
-    detector: Detector,
+    predictor: Predictor,
     dataset: Dataset,
     *,
     conf: float = EVALUATION_THRESHOLD,
@@ -67,7 +94,7 @@ def validate(
     means, and both are said in `notes`.
 
     Args:
-        detector: any engine.
+        predictor: a `Detector` with any engine, or whatever else predicts.
         dataset: from `multibox.data.read_dataset`.
         conf: scores above it are kept.
         iou: of non-maximum suppression; the model's own when left out.
@@ -75,50 +102,104 @@ def validate(
         agnostic_nms: as in `Detector.stream`.
         classes: of the data set, names or indexes; all when left out.
         aliases: data set class (None: nowhere) for a model class, where names alone do not settle it.
-        progress: wraps the range of picture indexes, for a progress bar.
+        progress: wraps the range of this process's pictures, for a progress bar.
         name: what is evaluated on what, for titles.
 
     Raises:
         ClassMapError: no class in common.
         ContractError: no picture that can be read.
     """
+    asked = PictureOptions(conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms)
+    result = validate_shared(
+        predictor, dataset, asked, _Alone(), classes=classes, aliases=aliases, progress=progress, name=name
+    )
+    assert result is not None
+    return result
+
+
+def validate_shared(
+    predictor: Predictor,
+    dataset: Dataset,
+    options: PictureOptions,
+    share: Share,
+    *,
+    classes: Iterable[str | int] | None = None,
+    aliases: Mapping[str, str | None] | None = None,
+    progress: Progress = iter,
+    name: str = "",
+) -> Validation | None:
+    """As `validate`, by several processes that each predict a part of the pictures; None but in process 0.
+
+    Args:
+        predictor: of this process; the others have the same model.
+        dataset: whole, in every process.
+        options: asked of every picture; its classes are chosen here.
+        share: this process among the others.
+        classes: as in `validate`, and so
+        aliases: ,
+        progress: and
+        name: are.
+    """
     if not len(dataset):
         raise ContractError("the data set has no pictures; check its path and split")
-    shared = _shared_classes(detector.card.class_map, dataset.class_map, classes, aliases)
-    mapping = map_classes(detector.card.class_map, shared, aliases=_within(aliases, shared))
-    image_id, renumbered = _image_ids(dataset)
+    shared = _shared_classes(predictor.card.class_map, dataset.class_map, classes, aliases)
+    mapping = map_classes(predictor.card.class_map, shared, aliases=_within(aliases, shared))
     places = [place for place, goal in enumerate(mapping.targets) if goal is not None]
+    everywhere = len(places) == len(mapping.targets)
+    started = time.perf_counter()
+    numbers = range(share.rank, len(dataset), share.world)
+    outcomes = predictor.outcomes(
+        [dataset.picture_path(number) for number in numbers],
+        replace(options, classes=None if everywhere else tuple(places)),
+    )
+    found: list[tuple[int, Detections | ImageError]] = []
+    for number, outcome in zip(progress(numbers), outcomes, strict=True):
+        if isinstance(outcome, Detections):  # without the pixels, which would pile up
+            mapped, _ = mapping.apply(outcome)
+            outcome = replace(mapped, path=str(dataset.picture_path(number)), source=None)
+        found.append((number, outcome))
+    everything = sorted((row for part in share.gather(found) for row in part), key=lambda row: row[0])
+    if share.rank:
+        return None
+    seconds = time.perf_counter() - started
+    return _settled(everything, dataset, shared, mapping, _settings(predictor, options), seconds, name)
+
+
+def _settings(predictor: Predictor, options: PictureOptions) -> dict[str, Any]:
+    return {
+        "conf": options.conf,
+        "iou": predictor.card.postprocess.nms_iou if options.iou is None else options.iou,
+        "max_det": options.max_det,
+        "agnostic_nms": options.agnostic_nms,
+        **predictor.runs_on,
+    }
+
+
+def _settled(
+    found: list[tuple[int, Detections | ImageError]],
+    dataset: Dataset,
+    shared: ClassMap,
+    mapping: ClassMapping,
+    settings: dict[str, Any],
+    seconds: float,
+    name: str,
+) -> Validation:
+    """Truth beside the predictions of every picture that could be read."""
+    image_id, renumbered = _image_ids(dataset)
     new_label = np.full(len(dataset.class_map), -1)
     new_label[[dataset.class_map.index(n) for n in shared.names]] = np.arange(len(shared))
-    truths, predictions, problems = [], [], []
     counts = {"unknown classes": 0, "swapped corners": 0, "other sizes": 0}
-    started = time.perf_counter()
-    for index in progress(range(len(dataset))):
-        record, path = dataset[index], dataset.picture_path(index)
-        try:
-            rgb = read_picture(path)
-        except ImageError as error:
-            problems.append(error)
-            continue
-        found = detector(rgb, conf=conf, iou=iou, max_det=max_det, agnostic_nms=agnostic_nms, classes=places)
-        mapped, _ = mapping.apply(found)
-        truths.append(_truth(record, found, shared, new_label, counts, path=str(path), image_id=image_id[index]))
-        predictions.append(replace(mapped, path=str(path), source=None))  # without the pixels, which would pile up
-    seconds = time.perf_counter() - started
-    if not truths:
+    problems = tuple(outcome for _, outcome in found if isinstance(outcome, ImageError))
+    predictions = {number: outcome for number, outcome in found if isinstance(outcome, Detections)}
+    if not predictions:
         raise ContractError(f"none of the {len(dataset)} pictures of {name or 'the data set'} can be read")
-    settings = {
-        "conf": conf,
-        "iou": detector.card.postprocess.nms_iou if iou is None else iou,
-        "max_det": max_det,
-        "agnostic_nms": agnostic_nms,
-        "engine": detector.engine.name,
-        "device": detector.engine.device,
-    }
+    truths = [
+        _truth(dataset[number], seen, shared, new_label, counts, image_id=image_id[number])
+        for number, seen in predictions.items()
+    ]
     notes = (*renumbered, *_notes(mapping, dataset, shared, counts))
-    return Validation(
-        EvaluationSet(shared, truths, predictions, name), mapping, tuple(problems), notes, settings, seconds
-    )
+    data = EvaluationSet(shared, truths, [replace(seen, class_map=shared) for seen in predictions.values()], name)
+    return Validation(data, mapping, problems, notes, settings, seconds)
 
 
 def _within(aliases: Mapping[str, str | None] | None, data: ClassMap) -> dict[str, str | None]:
@@ -157,7 +238,6 @@ def _truth(
     new_label: np.ndarray[Any, np.dtype[np.int64]],
     counts: dict[str, int],
     *,
-    path: str,
     image_id: int | str,
 ) -> Truth:
     """The record's objects in the shared classes, in the frame of the picture as it was read."""
@@ -167,7 +247,7 @@ def _truth(
     counts["swapped corners"] += int((~ordered).sum())
     counts["other sizes"] += record.size_hw is not None and tuple(record.size_hw) != found.picture_size_hw
     keep = (labels >= 0) & ordered
-    objects = Detections(record.boxes_xyxy[keep], labels[keep], None, classes, found.picture_size_hw, path)
+    objects = Detections(record.boxes_xyxy[keep], labels[keep], None, classes, found.picture_size_hw, found.path)
     return Truth(
         objects,
         crowd=record.crowd[keep],

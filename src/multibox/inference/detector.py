@@ -73,22 +73,24 @@ class Detector:
         self._opened = (path, self.engine.name, device, threads)
 
     @classmethod
-    def of_engine(cls, engine: Engine, *, source: str) -> Detector:
+    def of_engine(cls, engine: Engine, *, source: str, stream: StreamOptions | None = None) -> Detector:
         """A detector around an engine that is open already, such as a network in memory.
 
         Args:
             engine: runs the network and has its card.
             source: how to call it in messages.
+            stream: how `outcomes` works; one picture at a time through the network when left out.
         """
         detector = cls.__new__(cls)
-        detector._open(engine, source)
+        detector._open(engine, source, stream)
         detector._opened = None
         return detector
 
     _opened: tuple[Path, str, str, int | None] | None
 
-    def _open(self, engine: Engine, source: str) -> None:
+    def _open(self, engine: Engine, source: str, stream: StreamOptions | None = None) -> None:
         self.engine = engine
+        self._stream_options = stream or StreamOptions()
         self._network = Network(engine, Pipeline(engine.card), source)
 
     @property
@@ -170,18 +172,15 @@ class Detector:
         self._network.pipeline.require(of_picture)
         return _told(stream.outcomes(iter(pictures), of_picture), on_error)
 
-    def outcomes(
-        self, pictures: Iterable[Any], options: PictureOptions, stream: StreamOptions | None = None
-    ) -> Iterator[Detections | ImageError]:
+    def outcomes(self, pictures: Iterable[Any], options: PictureOptions) -> Iterator[Detections | ImageError]:
         """As `stream`, but a picture that cannot be read is an outcome too, so that there is one for each picture.
 
         Args:
             pictures: as in `stream`.
             options: for the pictures that are no `PictureRequest`.
-            stream: how it works; one picture at a time through the network when left out.
         """
         self._network.pipeline.require(options)
-        work = self._stream_of(stream or StreamOptions(), expected=length_hint(pictures), keep_going=True)
+        work = self._stream_of(self._stream_options, expected=length_hint(pictures), keep_going=True)
         return work.outcomes(iter(pictures), options)
 
     def _stream_of(self, options: StreamOptions, *, expected: int, keep_going: bool) -> Stream:

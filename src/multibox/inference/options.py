@@ -36,11 +36,8 @@ class StreamOptions:
     tile_overlap: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("batch", "tile_overlap"):
-            if getattr(self, name) is None:
-                raise OptionError(f"{name} must be a number, got None")
-        require_fraction(self, "tile_overlap", top="tiles that share everything get nowhere")
-        require_count(self, "batch")
+        require_fraction(self, "tile_overlap", top="tiles that share everything get nowhere", needed=True)
+        require_count(self, "batch", needed=True)
         require_count(self, "workers")
         require_count(self, "tile", least=SMALLEST_TILE)
 

@@ -14,7 +14,7 @@ __all__ = ["Predictor"]
 
 
 class Predictor(Protocol):
-    """Pictures in, detections or an error out, in order. A `Detector` is one; so is an exported file under its check."""
+    """Pictures in, detections or an error out, in order: a `Detector`, or an exported file under its check."""
 
     @property
     def card(self) -> ModelCard:

@@ -79,10 +79,13 @@ class PictureOptions:
         )
 
 
-def require_fraction(options: Any, name: str, *, top: str | None = None) -> None:
-    """Check that a field is None or a number from 0 to 1, and make it a float; below 1 where `top` says why."""
+def require_fraction(options: Any, name: str, *, top: str | None = None, needed: bool = False) -> None:
+    """Check that a field is a number from 0 to 1, or None unless it is needed, and make it a float.
+
+    `top` says why 1 itself is refused, where it is.
+    """
     value: Any = getattr(options, name)
-    if value is None:
+    if value is None and not needed:
         return
     limit = "to 1" if top is None else "below 1"
     if isinstance(value, bool | str) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
@@ -92,10 +95,10 @@ def require_fraction(options: Any, name: str, *, top: str | None = None) -> None
     object.__setattr__(options, name, float(value))
 
 
-def require_count(options: Any, name: str, *, least: int = 1) -> None:
-    """Check that a field is None or a whole number from `least`, and make it an int."""
+def require_count(options: Any, name: str, *, least: int = 1, needed: bool = False) -> None:
+    """Check that a field is a whole number from `least`, or None unless it is needed, and make it an int."""
     value: Any = getattr(options, name)
-    if value is None:
+    if value is None and not needed:
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
         raise OptionError(f"{name} must be a whole number from {least}, got {value!r}")

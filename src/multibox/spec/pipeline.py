@@ -91,7 +91,7 @@ class Pipeline:
     def finish_decoded(
         self, unit_xyxy: FloatArray, scores: FloatArray, prepared: Prepared, options: PictureOptions
     ) -> Detections:
-        """As `finish`, from boxes [A, 4] and scores [A, C] that another program has decoded; only suppression is left."""
+        """As `finish`, from boxes [A, 4] and scores [A, C] that have been decoded; only suppression is left."""
         spec, classes = self._resolved(options)
         return self.located(*suppress_np(unit_xyxy, scores, spec=spec, classes=classes), prepared.geometry)
 

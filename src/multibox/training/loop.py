@@ -324,13 +324,12 @@ class Trainer:
             self.validation,
             processes=self.processes,
             batch=EVALUATION_BATCH,
-            workers=self.config.data.workers,
         )
         number = 0.0
         if result is not None:
             numbers = result.numbers
-            for path, reason in result.failures:
-                self._skip(path, reason, "the validation goes without it")
+            for error in result.validation.problems:
+                self._skip(error.source, error.reason, "the validation goes without it")
             row.update(AP=numbers.ap, AP50=numbers.ap50, AP75=numbers.ap75)
             number = 0.0 if numbers.ap is None else numbers.ap
         row["val_seconds"] = time.perf_counter() - started

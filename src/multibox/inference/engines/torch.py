@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,44 +12,90 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.errors import MissingDependencyError, OptionError, first_line
+from multibox.spec.card import ModelCard
 
-__all__ = ["CompiledEngine", "EagerEngine", "torch_threads"]
+__all__ = ["CompiledEngine", "EagerEngine", "TorchEngine", "torch_threads"]
 
 FloatArray = NDArray[np.float32]
 
 
+_one_number = threading.RLock()  # of threads, for the whole process
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads within the block; it has one number for the whole process."""
+    """Let torch compute with so many threads within the block.
+
+    torch has one number for the whole process, so blocks of several threads run one after the other: else one would
+    compute with another's number, and the last to leave would leave a wrong one behind.
+    """
     import torch
 
-    before = torch.get_num_threads()
-    if before == count:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with _one_number:
+        before = torch.get_num_threads()
+        if before == count:
+            yield
+            return
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
-class EagerEngine:
+class TorchEngine:
+    """Runs a network in memory.
+
+    Args:
+        network: a `multibox.models` network, in evaluation mode, on the device.
+        card: what is known about it.
+        device: a torch device name.
+        threads: for torch to compute with in `run`; as many as it has set when left out. The process's own number is
+            left as it was: it would change the last bits of what others compute, a training for one.
+    """
+
+    name = "torch"
+
+    def __init__(self, network: Any, card: ModelCard, *, device: str = "cpu", threads: int | None = None) -> None:
+        import torch
+
+        from multibox.models.folded import FoldedNetwork
+
+        self.card, self.device = card, device
+        self.threads = threads or torch.get_num_threads()
+        self._torch = torch
+        self._network = FoldedNetwork(network)
+
+    def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K], the stages folded."""
+        torch = self._torch
+        with torch_threads(self.threads), torch.inference_mode():
+            # Depthwise convolutions run faster on the CPU in this memory order.
+            batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
+            offsets, logits = self._forward(batch)
+            return offsets.float().cpu().numpy(), logits.float().cpu().numpy()
+
+    def _forward(self, batch: Any) -> tuple[Any, Any]:
+        stage = self._network(batch)
+        return stage.offsets, stage.logits
+
+    def concurrent(self, workers: int) -> None:
+        """None: each thread that calls torch would bring all of torch's own threads along."""
+
+
+class EagerEngine(TorchEngine):
     """Runs a `.safetensors` file written by multibox.
 
     Args:
         path: the model file.
         device: a torch device name.
-        threads: for torch to compute with in `run`; as many as it has set when left out. The process's own number is
-            left as it was: it would change the last bits of what others compute, a training for one.
+        threads: as for `TorchEngine`.
 
     Raises:
         MissingDependencyError: torch is not installed.
         ModelFileError: missing, damaged, or not written by multibox.
         OptionError: no such device.
     """
-
-    name = "torch"
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         try:
@@ -62,27 +109,13 @@ class EagerEngine:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise OptionError(f"device {device!r} cannot be used: {first_line(error)}; try device=cpu") from None
-        self.device = device
-        self.threads = threads or torch.get_num_threads()
-        self._torch = torch
-        detector, self.card = load_detector(path, device=device)
-        # Depthwise convolutions run faster on the CPU in this memory order.
-        self._detector = detector.to(memory_format=torch.channels_last)
-
-    def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K] of the last stage."""
-        torch = self._torch
-        with torch_threads(self.threads), torch.inference_mode():
-            batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
-            offsets, logits = self._forward(batch)
-            return offsets.float().cpu().numpy(), logits.float().cpu().numpy()
-
-    def _forward(self, batch: Any) -> tuple[Any, Any]:
-        last = self._detector(batch)[-1]
-        return last.offsets, last.logits
-
-    def concurrent(self, workers: int) -> None:
-        """None: each thread that calls torch would bring all of torch's own threads along."""
+        network, card = load_detector(path, device=device)
+        super().__init__(
+            network.to(memory_format=torch.channels_last),
+            card,
+            device=device,
+            threads=threads,
+        )
 
 
 class CompiledEngine(EagerEngine):
