@@ -17,7 +17,7 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 import onnxruntime
 from onnx import TensorProto, helper
 
-from multibox.errors import MissingDependencyError
+from multibox.errors import MissingDependencyError, OptionError
 from multibox.export.heads import HEADS, attach_head
 from multibox.export.onnx import export_metadata
 from multibox.export.picture_input import NETWORK_INPUT, attach_intake
@@ -264,3 +264,14 @@ def test_metadata_speak_the_dialects_of_other_tools() -> None:
     assert written["head"] == "nms"
     assert json.loads(written["outputs"]) == {"detections": ["float32", [4, 20, 6]], "count": ["int64", [4]]}
     assert ModelCard.from_json(written["multibox"], source="test") == card
+
+
+@pytest.mark.parametrize("rule", [{"resize": "letterbox"}, {"interpolation": "nearest"}, {"rounding": True}])
+def test_preprocessing_that_no_file_can_do_inside_is_refused(rule: dict) -> None:
+    from multibox.export.request import ExportRequest
+
+    card = replace(a_card(), preprocess=replace(a_card().preprocess, **rule))
+    with pytest.raises(OptionError, match=r"wants pictures .*: export with preprocess=false"):
+        ExportRequest("model", preprocess=True).asked(card)
+    assert ExportRequest("model").asked(card) == card
+    assert ExportRequest("model", head="frigate").asked(card) == card  # takes pictures that need no resizing

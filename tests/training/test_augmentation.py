@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from multibox.training.photometric import distort
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
 GEOMETRY_ONLY: dict[str, Any] = {"photometric": 0.0, "interpolation": 0.0}
 PLAIN: dict[str, Any] = {**GEOMETRY_ONLY, "flip": 0.0, "zoom_out": 0.0, "crop": 0.0}
-OUT: dict[str, Any] = {"size_hw": (300, 300), "fill_rgb": (123.4, 116.6, 103.9), "coordinates": "half_pixel"}
+OUT = Preprocess((300, 300), mean=(123.4, 116.6, 103.9))
+RESIZES = ("stretch", "letterbox", "letterbox_corner", "pad_corner")
 
 
 def make(rgb: Any, boxes: Any = (), ignore: Any = None) -> Sample:
@@ -75,11 +77,13 @@ def iou(a: Any, b: Any) -> float:
 
 
 @pytest.mark.parametrize("picture_hw", [(480, 640), (133, 91), (200, 200)])
-@pytest.mark.parametrize("size_hw", [(300, 300), (128, 352)])
+@pytest.mark.parametrize(("size_hw", "resize"), [((300, 300), "stretch"), *(((128, 352), way) for way in RESIZES)])
 @pytest.mark.parametrize("interpolation", [0.0, 1.0])
 def test_boxes_stay_on_their_pixels(
-    picture_hw: tuple[int, int], size_hw: tuple[int, int], interpolation: float
+    picture_hw: tuple[int, int], size_hw: tuple[int, int], resize: Any, interpolation: float
 ) -> None:
+    colour = {"mean": GREEN} if resize == "stretch" else {"fill": GREEN}
+    spec = Preprocess(size_hw, resize=resize, **colour)  # type: ignore[arg-type]
     rng = np.random.default_rng(5)
     options = AugmentOptions(photometric=0.0, interpolation=interpolation, flip_vertical=0.5)
     height, width = picture_hw
@@ -90,9 +94,7 @@ def test_boxes_stay_on_their_pixels(
         rgb = painted(height, width, (x1, y1, x2, y2))
         if number % 2:
             rgb = np.concatenate([rgb, rgb[..., :1]], axis=2)[..., :3]
-        result = augment(
-            make(rgb, [(x1, y1, x2, y2)]), rng, options, size_hw=size_hw, fill_rgb=GREEN, coordinates="half_pixel"
-        )
+        result = augment(make(rgb, [(x1, y1, x2, y2)]), rng, options, spec)
         assert_sound(result, size_hw)
         if len(result.labels) and (np.diff(result.boxes_xyxy.reshape(2, 2), axis=0) >= 4).all():
             assert np.abs(red_bounds(result.rgb) - result.boxes_xyxy[0]).max() <= 1.5
@@ -103,46 +105,53 @@ def test_boxes_stay_on_their_pixels(
 @given(
     st.tuples(st.integers(1, 60), st.integers(1, 60)),
     st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    st.sampled_from(RESIZES),
     st.lists(st.tuples(*[st.floats(-20, 80, width=32)] * 4), max_size=4),
     st.integers(0, 2**32),
 )
 def test_any_picture_any_boxes_any_size(
-    picture_hw: tuple[int, int], size_hw: tuple[int, int], corners: list[tuple[float, ...]], seed: int
+    picture_hw: tuple[int, int], size_hw: tuple[int, int], resize: Any, corners: list[tuple[float, ...]], seed: int
 ) -> None:
+    spec = Preprocess(size_hw, "asymmetric", resize=resize)
     boxes = [(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in corners]
     rng = np.random.default_rng(seed)
     sample = make(noise(*picture_hw), boxes, rng.random(len(boxes)) < 0.3)
     options = AugmentOptions(crop_trials=5, flip_vertical=0.5, zoom_out_max=16.0)
-    result = augment(sample, rng, options, size_hw=size_hw, fill_rgb=(0, 0, 0), coordinates="asymmetric")
+    result = augment(sample, rng, options, spec)
     assert_sound(result, size_hw)
     assert set(result.labels) <= set(range(len(boxes)))
-    assert_sound(resized(sample, size_hw=size_hw, coordinates="half_pixel"), size_hw)
-    four = mosaic([sample] * 4, rng, size_hw=size_hw, fill_rgb=(0, 0, 0), coordinates="half_pixel")
+    assert_sound(resized(sample, spec), size_hw)
+    four = mosaic([sample] * 4, rng, spec)
     assert_sound(four, size_hw)
 
 
 def test_flips_mirror_pixels_and_boxes() -> None:
     sample = make(noise(40, 50), [(3, 4, 20, 30), (10, 0, 50, 12)])
-    plain = resized(sample, size_hw=(60, 90), coordinates="half_pixel")
+    plain = resized(sample, Preprocess((60, 90)))
     rng = np.random.default_rng(0)
-    out: dict[str, Any] = {**OUT, "size_hw": (60, 90)}
-    same = augment(sample, rng, AugmentOptions(**PLAIN), **out)
+    out = replace(OUT, size_hw=(60, 90))
+    same = augment(sample, rng, AugmentOptions(**PLAIN), out)
     np.testing.assert_array_equal(same.rgb, plain.rgb)
     np.testing.assert_array_equal(same.boxes_xyxy, plain.boxes_xyxy)
-    flipped = augment(sample, rng, AugmentOptions(**{**PLAIN, "flip": 1.0}), **out)
+    flipped = augment(sample, rng, AugmentOptions(**{**PLAIN, "flip": 1.0}), out)
     np.testing.assert_array_equal(flipped.rgb, plain.rgb[:, ::-1])
     x1, y1, x2, y2 = plain.boxes_xyxy.T
     np.testing.assert_allclose(flipped.boxes_xyxy, np.stack([90 - x2, y1, 90 - x1, y2], axis=1), atol=1e-4)
-    upside = augment(sample, rng, AugmentOptions(**PLAIN, flip_vertical=1.0), **out)
+    upside = augment(sample, rng, AugmentOptions(**PLAIN, flip_vertical=1.0), out)
     np.testing.assert_array_equal(upside.rgb, plain.rgb[::-1])
     np.testing.assert_allclose(upside.boxes_xyxy, np.stack([x1, 60 - y2, x2, 60 - y1], axis=1), atol=1e-4)
 
 
 @pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric"])
-def test_resized_is_the_preprocessing_rounded(coordinates: Any) -> None:
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+@pytest.mark.parametrize("resize", RESIZES)
+def test_resized_is_the_preprocessing_rounded(coordinates: Any, interpolation: Any, resize: Any) -> None:
     rgb = noise(47, 61)
-    expected, geometry = Preprocess((30, 90), coordinates)(rgb)
-    result = resized(make(rgb, [(5, 6, 50, 40)]), size_hw=(30, 90), coordinates=coordinates)
+    fill = (0.0, 0.0, 0.0) if resize == "stretch" else (9.0, 100.0, 200.0)
+    spec = Preprocess((30, 90), coordinates, resize=resize, interpolation=interpolation, fill=fill)
+    expected, geometry = spec(rgb)
+    as_bgr = replace(spec, colour_order="BGR", mean=(1, 2, 3), scale=(5, 6, 7), rounding=True, fill=fill[::-1])
+    result = resized(make(rgb, [(5, 6, 50, 40)]), as_bgr)
     assert np.abs(result.rgb.transpose(2, 0, 1) - expected).max() <= 0.501
     unit_xyxy = result.boxes_xyxy / np.array([90, 30, 90, 30], np.float32)
     np.testing.assert_allclose(geometry.to_picture(unit_xyxy), [(5, 6, 50, 40)], atol=1e-4)
@@ -155,7 +164,7 @@ def test_storage_of_the_picture_makes_no_difference() -> None:
     shifted = np.concatenate([rgb[..., :1], rgb], axis=2)[..., 1:]
     for seed in range(60):
         expected, *others = (
-            augment(make(pixels, [(10, 10, 60, 50)]), np.random.default_rng(seed), AugmentOptions(), **OUT)
+            augment(make(pixels, [(10, 10, 60, 50)]), np.random.default_rng(seed), AugmentOptions(), OUT)
             for pixels in (rgb, packed, mirrored, shifted)
         )
         for other in others:
@@ -171,7 +180,7 @@ def test_zoom_out_happens_half_the_time_with_a_uniform_ratio() -> None:
     options = AugmentOptions(**{**PLAIN, "zoom_out": 0.5})
     areas = []
     for _ in range(600):
-        rgb = augment(sample, rng, options, size_hw=(300, 300), fill_rgb=(0, 0, 0), coordinates="half_pixel").rgb
+        rgb = augment(sample, rng, options, Preprocess((300, 300))).rgb
         areas.append(np.count_nonzero(rgb[..., 0]) / 300**2)
     ratios = np.sort(1 / np.sqrt(areas))
     zoomed = ratios[ratios > 1.0]
@@ -186,8 +195,8 @@ def test_fill_stays_exactly_the_mean_when_colours_are_distorted() -> None:
     white, filled, changed = make(np.full((90, 120, 3), 255, np.uint8)), 0, 0
     grey = make(np.full((90, 120, 3), 128, np.uint8))
     for seed in range(80):
-        mask = augment(white, np.random.default_rng(seed), geometry, **{**OUT, "fill_rgb": (0, 0, 0)}).rgb[..., 0] == 0
-        result = augment(grey, np.random.default_rng(seed), colours, **OUT).rgb
+        mask = augment(white, np.random.default_rng(seed), geometry, replace(OUT, mean=(0, 0, 0))).rgb[..., 0] == 0
+        result = augment(grey, np.random.default_rng(seed), colours, OUT).rgb
         assert (result[mask] == (123, 117, 104)).all()
         filled += mask.any()
         changed += not mask.all() and not (result[~mask] == 128).any()
@@ -262,16 +271,16 @@ def test_impossible_overlaps_take_no_time_and_leave_the_other_samplers() -> None
     options = AugmentOptions(**{**PLAIN, "crop": 1.0}, crop_overlaps=(0.9,), crop_trials=1000)
     rng, start = np.random.default_rng(0), time.process_time()
     sample = make(noise(100, 100), [(50, 50, 50.5, 50.5)])
-    kept = sum(len(augment(sample, rng, options, **OUT).labels) for _ in range(100))
+    kept = sum(len(augment(sample, rng, options, OUT).labels) for _ in range(100))
     assert time.process_time() - start < 20
     assert 50 < kept < 100
 
 
 def test_no_guides_still_crops() -> None:
     rng, options = np.random.default_rng(3), AugmentOptions(**{**PLAIN, "crop": 1.0})
-    whole = resized(make(noise(80, 80)), size_hw=(300, 300), coordinates="half_pixel").rgb
+    whole = resized(make(noise(80, 80)), Preprocess((300, 300))).rgb
     for sample in (make(noise(80, 80)), make(noise(80, 80), [(30, 30, 50, 50)], [True])):
-        results = [augment(sample, rng, options, **OUT) for _ in range(40)]
+        results = [augment(sample, rng, options, OUT) for _ in range(40)]
         cropped = sum(not np.array_equal(r.rgb, whole) for r in results)
         assert 8 < cropped < 32
         assert all(r.ignore.all() for r in results)
@@ -284,7 +293,7 @@ def test_object_covering_the_whole_picture_is_always_kept_without_zoom_out() -> 
     options = AugmentOptions(zoom_out=0.0, crop_overlaps=(0.9,))
     kept = 0
     for _ in range(60):
-        result = augment(sample, rng, options, **OUT)
+        result = augment(sample, rng, options, OUT)
         kept += len(result.labels)
         if len(result.labels):
             np.testing.assert_allclose(result.boxes_xyxy, [(0, 0, 300, 300)], atol=1e-3)
@@ -298,7 +307,7 @@ def test_centre_outside_the_crop_is_dropped() -> None:
     boxes = rng.integers(0, 80, (30, 2)) + np.array([(0, 0), (20, 20)])[:, None]
     sample = make(rgb.transpose(1, 2, 0), np.concatenate(boxes, axis=1))
     for _ in range(40):
-        result = augment(sample, rng, options, **{**OUT, "size_hw": (100, 100)})
+        result = augment(sample, rng, options, replace(OUT, size_hw=(100, 100)))
         x1, y1, x2, y2 = *result.rgb[0, 0, :2], *result.rgb[-1, -1, :2] + 1  # the corners tell which crop it was
         centre = (sample.boxes_xyxy[:, :2] + sample.boxes_xyxy[:, 2:]) / 2
         depth = np.min([centre[:, 0] - x1, x2 - centre[:, 0], centre[:, 1] - y1, y2 - centre[:, 1]], axis=0)
@@ -313,15 +322,15 @@ def test_centre_outside_the_crop_is_dropped() -> None:
 def test_one_pixel_picture() -> None:
     sample = make([[(10, 20, 30)]], [(0, 0, 1, 1)])
     for seed in range(30):
-        assert_sound(augment(sample, np.random.default_rng(seed), AugmentOptions(), **OUT), (300, 300))
-    result = augment(sample, np.random.default_rng(0), AugmentOptions(**PLAIN), **{**OUT, "size_hw": (1, 1)})
+        assert_sound(augment(sample, np.random.default_rng(seed), AugmentOptions(), OUT), (300, 300))
+    result = augment(sample, np.random.default_rng(0), AugmentOptions(**PLAIN), replace(OUT, size_hw=(1, 1)))
     assert result.rgb.tolist() == [[[10, 20, 30]]]
     assert result.boxes_xyxy.tolist() == [[0, 0, 1, 1]]
 
 
 def test_too_small_becomes_ignored_and_a_pixel_wide() -> None:
     boxes = [(100, 100, 100.5, 400), (0, 0, 0.1, 0.1), (7, 7, 7, 7), (200, 200, 400, 400), (599, 599, 600, 600)]
-    result = resized(make(noise(600, 600), boxes), size_hw=(300, 300), coordinates="half_pixel")
+    result = resized(make(noise(600, 600), boxes), Preprocess((300, 300)))
     assert result.ignore.tolist() == [True, True, True, False, True]
     assert result.labels.tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(result.boxes_xyxy[0], (49.625, 50, 50.625, 200))
@@ -333,13 +342,13 @@ def test_boxes_outside_the_picture_are_cut_or_dropped() -> None:
     result = clipped(sample)
     assert result.labels.tolist() == [0, 3]
     assert result.boxes_xyxy.tolist() == [[0, 0, 20, 20], [0, 0, 50, 50]]
-    assert resized(sample, size_hw=(50, 50), coordinates="half_pixel").labels.tolist() == [0, 3]
+    assert resized(sample, Preprocess((50, 50))).labels.tolist() == [0, 3]
 
 
 def test_same_state_gives_same_bytes() -> None:
     sample = make(noise(60, 80), [(10, 10, 60, 50), (0, 0, 30, 30)])
     for seed in range(20):
-        one, two = (augment(sample, np.random.default_rng(seed), AugmentOptions(), **OUT) for _ in range(2))
+        one, two = (augment(sample, np.random.default_rng(seed), AugmentOptions(), OUT) for _ in range(2))
         for name in ("rgb", "boxes_xyxy", "labels", "ignore"):
             np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
@@ -349,8 +358,8 @@ def test_results_share_no_memory_with_the_picture() -> None:
     packed = make(np.concatenate([noise(30, 30), noise(30, 30)[..., :1]], axis=2)[..., :3], [(1, 2, 20, 20)])
     for given_sample in (sample, packed):
         for result in (
-            resized(given_sample, size_hw=(30, 30), coordinates="half_pixel"),
-            augment(given_sample, np.random.default_rng(0), AugmentOptions(**PLAIN), **{**OUT, "size_hw": (30, 30)}),
+            resized(given_sample, Preprocess((30, 30))),
+            augment(given_sample, np.random.default_rng(0), AugmentOptions(**PLAIN), replace(OUT, size_hw=(30, 30))),
         ):
             np.testing.assert_array_equal(result.rgb, given_sample.rgb)
             assert result.rgb.flags.writeable
@@ -484,11 +493,11 @@ def test_broken_samples_are_refused(change: dict[str, Any], message: str) -> Non
     with pytest.raises(ContractError, match=f"transform 'blur' returned a sample that.*{message}"):
         check_sample(broken, source="transform 'blur'")
     with pytest.raises(ContractError, match=message):
-        augment(broken, np.random.default_rng(0), AugmentOptions(), **OUT)
+        augment(broken, np.random.default_rng(0), AugmentOptions(), OUT)
     with pytest.raises(ContractError, match=message):
-        resized(broken, size_hw=(3, 3), coordinates="half_pixel")
+        resized(broken, Preprocess((3, 3)))
     with pytest.raises(ContractError, match=message):
-        mosaic([broken] * 4, np.random.default_rng(0), **OUT)
+        mosaic([broken] * 4, np.random.default_rng(0), OUT)
 
 
 def test_boxes_outside_are_refused_of_a_transform_only() -> None:
@@ -496,7 +505,7 @@ def test_boxes_outside_are_refused_of_a_transform_only() -> None:
     with pytest.raises(ContractError, match=r"transform 'half' returned .* box 0 is outside .* 20×10 pixels"):
         check_sample(outside, source="transform 'half'")
     check_sample(Sample(**{**GOOD, "boxes_xyxy": np.array([(0, 0, 20.5, 10)], np.float32)}), source="x")
-    assert len(augment(outside, np.random.default_rng(0), AugmentOptions(**PLAIN), **OUT).labels) == 1
+    assert len(augment(outside, np.random.default_rng(0), AugmentOptions(**PLAIN), OUT).labels) == 1
 
 
 def test_something_else_than_a_sample_is_refused() -> None:
@@ -517,7 +526,7 @@ def test_mosaic_places_four_samples_around_a_centre() -> None:
             rgb = np.zeros((height, width, 3), np.uint8)
             rgb[10 : height - 5, 8 : width - 12] = colour
             samples.append(make(rgb, [(8, 10, width - 12, height - 5)]))
-        result = mosaic(samples, rng, size_hw=size_hw, fill_rgb=(90, 90, 90), coordinates="half_pixel")
+        result = mosaic(samples, rng, Preprocess(size_hw, mean=(90, 90, 90)))
         assert_sound(result, size_hw)
         assert len(result.labels) == 4
         for colour, box in zip(colours, result.boxes_xyxy, strict=True):
@@ -531,4 +540,4 @@ def test_mosaic_places_four_samples_around_a_centre() -> None:
 
 def test_mosaic_needs_four() -> None:
     with pytest.raises(ContractError, match="four samples, got 3"):
-        mosaic([make(noise(5, 5))] * 3, np.random.default_rng(0), **OUT)
+        mosaic([make(noise(5, 5))] * 3, np.random.default_rng(0), OUT)

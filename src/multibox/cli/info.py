@@ -137,8 +137,7 @@ def render(card: ModelCard) -> str:
         "Stride and field, in input pixels: the distance of neighbouring cells, and how far across one cell can see.",
         f"parameters     {summary['parameters']:,}",
         f"multiply-adds  {summary['multiply_adds']:,}",
-        f"preprocessing  stretched to {height} × {width}, bilinear ({spec.coordinates.replace('_', '-')} coordinates), "
-        f"{spec.colour_order}: {channels}",
+        f"preprocessing  {spec.describe()}, {spec.colour_order}: {channels}",
         f"detections     score > {post.score_threshold:g}, NMS at IoU {post.nms_iou:g}, at most {post.max_detections}",
         *_wrapped("classes        ", ", ".join(card.class_map.names)),
     ]

@@ -166,7 +166,18 @@ class ExportRequest:
         return Path("-".join(parts) + self.suffix)
 
     def asked(self, card: ModelCard) -> ModelCard:
-        """The card with the suppression that was asked for."""
+        """The card with the suppression that was asked for.
+
+        Raises:
+            OptionError: the model's preprocessing cannot be done inside a file.
+        """
+        rule = card.preprocess
+        inside = (rule.resize, rule.interpolation, rule.rounding) == ("stretch", "bilinear", False)
+        if self.takes_pictures and self.picture_hw(card) is None and not inside:
+            raise OptionError(
+                f"{card.name} wants pictures {rule.describe()}; a file can only stretch them bilinearly without "
+                "rounding: export with preprocess=false and prepare pictures outside"
+            )
         values: dict[str, Any] = {
             "score_threshold": self.conf,
             "nms_iou": self.iou,

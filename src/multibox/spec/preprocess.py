@@ -7,58 +7,75 @@ check and the server.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multibox.errors import ContractError, did_you_mean
+from multibox.spec.resize import Coordinates, Interpolation, resize_affine
 
-__all__ = ["Geometry", "Preprocess", "packed_pixels"]
+__all__ = ["Geometry", "Preprocess"]
 
-Coordinates = Literal["half_pixel", "asymmetric"]
+Resize = Literal["stretch", "letterbox", "letterbox_corner", "pad_corner"]
 ColourOrder = Literal["RGB", "BGR"]
+Triple = tuple[float, float, float]
 FloatArray = NDArray[np.float32]
 LARGEST_SIDE = 16384  # of a network's input; far above any, and far below what memory could not hold
+ONE, HALF_BELOW = (1.0, 1.0, 1.0), (-0.5, -0.5, -0.5)
 
 
-def _corner_scale(width: int, height: int) -> FloatArray:
+def _corner_scale(width: float, height: float) -> FloatArray:
     return np.array([width, height, width, height], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How one picture was laid into the network's input; a stretch, so each axis has its own factor.
+    """How one picture was laid into the network's input; each axis has its own factor, and an offset in a letterbox.
 
     Args:
         picture_size_hw: (height, width) of the upright picture in pixels.
         network_size_hw: (height, width) of the network's input in pixels.
+        place_xyxy: where the picture lies in the network's input, in pixels of the input, fractions included; None
+            where it fills it.
     """
 
     picture_size_hw: tuple[int, int]
     network_size_hw: tuple[int, int]
+    place_xyxy: tuple[float, float, float, float] | None = None
 
     def to_picture(self, unit_xyxy: FloatArray) -> FloatArray:
-        """Unit xyxy [N, 4] of the network's input -> xyxy pixels of the upright picture."""
-        height, width = self.picture_size_hw
-        return (unit_xyxy * _corner_scale(width, height)).astype(np.float32, copy=False)
+        """Unit xyxy [N, 4] of the network's input -> xyxy pixels of the upright picture.
+
+        A box that reaches into the padding of a letterbox reaches outside the picture.
+        """
+        factor, shift = self._factor_and_shift()
+        boxes_xyxy = unit_xyxy * factor
+        return (boxes_xyxy if shift is None else boxes_xyxy - shift).astype(np.float32, copy=False)
 
     def to_unit(self, boxes_xyxy: FloatArray) -> FloatArray:
         """Inverse of `to_picture`."""
+        factor, shift = self._factor_and_shift()
+        return ((boxes_xyxy if shift is None else boxes_xyxy + shift) / factor).astype(np.float32, copy=False)
+
+    def _factor_and_shift(self) -> tuple[FloatArray, FloatArray | None]:
+        """Picture = unit · factor − shift."""
         height, width = self.picture_size_hw
-        return (boxes_xyxy / _corner_scale(width, height)).astype(np.float32, copy=False)
+        if self.place_xyxy is None:
+            return _corner_scale(width, height), None
+        x1, y1, x2, y2 = self.place_xyxy
+        across, down = width / (x2 - x1), height / (y2 - y1)  # pixels of the picture in one of the input
+        network_height, network_width = self.network_size_hw
+        return _corner_scale(network_width * across, network_height * down), _corner_scale(x1 * across, y1 * down)
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """Everything done to an upright 8-bit RGB picture before the network sees it.
 
-    The picture is stretched to `size_hw` by bilinear interpolation without antialiasing and without rounding, then
-    each value x of a channel becomes (x − mean) · scale.
+    The picture is resized to `size_hw` without antialiasing, then each value x of a channel becomes (x − mean) · scale.
 
     Args:
         size_hw: (height, width) of the network's input.
@@ -68,13 +85,30 @@ class Preprocess:
         colour_order: order of the network's channels.
         mean: per channel of `colour_order`, in 0 … 255.
         scale: per channel of `colour_order`.
+        resize: "stretch" to the size of the input. "letterbox": keep the proportions, lay the picture into the middle
+            of the input and fill the rest; sides are rounded to whole pixels. "letterbox_corner": the same in the top
+            left corner. "pad_corner": first fill up the picture at its right or bottom to the proportions of the
+            input, then stretch.
+        interpolation: "bilinear", or "nearest": the input pixel floor((i + 0.5) · in / out) for "half_pixel", floor(i ·
+            in / out) for "asymmetric".
+        rounding: whether the resized picture is rounded to whole numbers, halves up, before mean and scale, as it is
+            where an 8-bit picture is resized into an 8-bit picture (OpenCV, Pillow).
+        fill: values beside the picture, per channel of `colour_order`, in 0 … 255, before mean and scale; whole numbers
+            for "pad_corner".
+
+    Raises:
+        ContractError: a value that is none of these.
     """
 
     size_hw: tuple[int, int]
     coordinates: Coordinates = "half_pixel"
     colour_order: ColourOrder = "RGB"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: Triple = (0.0, 0.0, 0.0)
+    scale: Triple = (1.0, 1.0, 1.0)
+    resize: Resize = "stretch"
+    interpolation: Interpolation = "bilinear"
+    rounding: bool = False
+    fill: Triple = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         if len(self.size_hw) != 2 or any(
@@ -83,37 +117,110 @@ class Preprocess:
             raise ContractError(
                 f"size_hw must be two integers (height, width) of 1 … {LARGEST_SIDE}, got {self.size_hw}"
             )
-        for name, allowed in (("coordinates", get_args(Coordinates)), ("colour_order", get_args(ColourOrder))):
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ContractError(f"preprocessing {name} must be one of {allowed}, got {getattr(self, name)!r}")
-        for name in ("mean", "scale"):
+        if type(self.rounding) is not bool:
+            raise ContractError(f"preprocessing rounding must be true or false, got {self.rounding!r}")
+        for name in ("mean", "scale", "fill"):
             values = getattr(self, name)
             if len(values) != 3 or not all(math.isfinite(v) for v in values):
                 raise ContractError(f"preprocessing {name} must be three finite numbers, got {values}")
         if 0.0 in self.scale:
             raise ContractError(f"preprocessing scale must not be zero, got {self.scale}")
+        whole = self.resize == "pad_corner"
+        if not all(0 <= value <= 255 and (value == int(value) or not whole) for value in self.fill):
+            wanted = "whole numbers" if whole else "numbers"
+            raise ContractError(f"preprocessing fill must be three {wanted} of 0 … 255, got {self.fill}")
+        if self.resize == "stretch" and any(self.fill):
+            raise ContractError("preprocessing fill has no place where the picture is stretched; leave it out")
 
     def __call__(self, rgb: NDArray[np.uint8]) -> tuple[FloatArray, Geometry]:
         """Network input [3, H, W] float32 and the geometry, from an upright picture [h, w, 3] uint8 RGB."""
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
             raise ContractError(f"expected a picture [h, w, 3] uint8 RGB, got {rgb.dtype} {list(rgb.shape)}")
-        geometry = Geometry((rgb.shape[0], rgb.shape[1]), self.size_hw)
-        if self.colour_order == "RGB":
-            return resize_affine(rgb, self.size_hw, self.coordinates, self.scale, self.mean), geometry
-        planes = resize_affine(rgb, self.size_hw, self.coordinates, self.scale[::-1], self.mean[::-1])
-        return np.ascontiguousarray(planes[::-1]), geometry
+        geometry = self.geometry((rgb.shape[0], rgb.shape[1]))
+        # The picture is RGB until the last step.
+        mean, scale, fill = (self.in_rgb(values) for values in (self.mean, self.scale, self.fill))
+        place = geometry.place_xyxy
+        if place is None:
+            planes = self._resized(rgb, self.size_hw, scale, mean)
+        elif self.resize == "pad_corner":
+            extent_hw = _padded_size(geometry.picture_size_hw, self.size_hw)
+            planes = self._resized(_bordered(rgb, fill), self.size_hw, scale, mean, extent_hw)
+        else:
+            x1, y1, x2, y2 = (int(side) for side in place)
+            planes = np.empty((3, *self.size_hw), np.float32)
+            planes[:] = (_column(fill) - _column(mean)) * _column(scale)
+            planes[:, y1:y2, x1:x2] = self._resized(rgb, (y2 - y1, x2 - x1), scale, mean)
+        return (planes if self.colour_order == "RGB" else np.ascontiguousarray(planes[::-1])), geometry
+
+    def _resized(
+        self,
+        rgb: NDArray[np.uint8],
+        size_hw: tuple[int, int],
+        scale: Triple,
+        mean: Triple,
+        extent_hw: tuple[int, int] | None = None,
+    ) -> FloatArray:
+        rule = size_hw, self.coordinates, self.interpolation
+        if not self.rounding:
+            return resize_affine(rgb, *rule, scale, mean, extent_hw)
+        planes = resize_affine(rgb, *rule, ONE, HALF_BELOW, extent_hw)
+        np.floor(planes, out=planes)
+        planes -= _column(mean)
+        planes *= _column(scale)
+        return planes
+
+    def in_rgb(self, values: Triple) -> Triple:
+        """Values per channel of `colour_order`, for R, G and B."""
+        return values if self.colour_order == "RGB" else (values[2], values[1], values[0])
+
+    def geometry(self, picture_size_hw: tuple[int, int]) -> Geometry:
+        """How a picture of a size (height, width) is laid into the network's input."""
+        if self.resize == "stretch":
+            return Geometry(picture_size_hw, self.size_hw)
+        (height, width), (network_h, network_w) = picture_size_hw, self.size_hw
+        if self.resize == "pad_corner":
+            padded_h, padded_w = _padded_size(picture_size_hw, self.size_hw)
+            return Geometry(
+                picture_size_hw, self.size_hw, (0.0, 0.0, network_w * width / padded_w, network_h * height / padded_h)
+            )
+        factor = min(network_h / height, network_w / width)
+        inner_h, inner_w = max(1, round(height * factor)), max(1, round(width * factor))
+        y1 = (network_h - inner_h) // 2 if self.resize == "letterbox" else 0
+        x1 = (network_w - inner_w) // 2 if self.resize == "letterbox" else 0
+        return Geometry(picture_size_hw, self.size_hw, (x1, y1, x1 + inner_w, y1 + inner_h))
+
+    def describe(self) -> str:
+        """The resizing in words, for people."""
+        height, width = self.size_hw
+        ways = {
+            "stretch": f"stretched to {height} × {width}",
+            "letterbox": f"laid into the middle of {height} × {width} in its proportions",
+            "letterbox_corner": f"laid into the top left corner of {height} × {width} in its proportions",
+            "pad_corner": f"filled up at its right or bottom, then stretched to {height} × {width}",
+        }
+        rounded = ", rounded to bytes" if self.rounding else ""
+        rule = f"{self.interpolation} ({self.coordinates.replace('_', '-')} coordinates)"
+        return f"{ways[self.resize]}, {rule}{rounded}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; it also names what is fixed, so that another reader of the file need not guess."""
         return {
-            **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()},
-            "resize": "stretch",
-            "interpolation": "bilinear",
+            "size_hw": list(self.size_hw),
+            "coordinates": self.coordinates,
+            "colour_order": self.colour_order,
+            "mean": list(self.mean),
+            "scale": list(self.scale),
+            "resize": self.resize,
+            "interpolation": self.interpolation,
             "antialias": False,
-            "rounding": False,
+            "rounding": self.rounding,
             "value_range": [0, 255],
             "layout": "NCHW",
             "exif": "applied",
+            **({} if self.resize == "stretch" else {"fill": list(self.fill)}),
         }
 
     @classmethod
@@ -124,7 +231,12 @@ class Preprocess:
             ContractError: an unknown key, or a fixed property that this version does not implement.
         """
         known = {f.name for f in fields(cls)}
-        for key in sorted(known - set(data)):
+        required = {"size_hw", "coordinates", "colour_order", "mean", "scale"}
+        if data.get("resize", "stretch") == "stretch":
+            known.remove("fill")
+        else:
+            required.add("fill")
+        for key in sorted(required - set(data)):
             raise ContractError(f"preprocessing lacks {key!r}; without it the network's input would be a guess")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in known}
         spec = cls(**values)
@@ -137,131 +249,29 @@ class Preprocess:
         return spec
 
 
-@lru_cache(maxsize=256)
-def _taps(
-    size_in: int, size_out: int, coordinates: Coordinates
-) -> tuple[NDArray[np.intp], NDArray[np.intp], FloatArray]:
-    """For each output position the two input positions it mixes, and the weight of the second, in float32."""
-    step = np.float32(size_in) / np.float32(size_out)
-    position = np.arange(size_out, dtype=np.float32)
-    if coordinates == "half_pixel":
-        position = np.maximum((position + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
-    else:
-        position = position * step
-    low = np.minimum(np.floor(position).astype(np.intp), size_in - 1)
-    high = np.minimum(low + 1, size_in - 1)
-    return low, high, (position - low).astype(np.float32)
+_CHOICES = {
+    "coordinates": get_args(Coordinates),
+    "colour_order": get_args(ColourOrder),
+    "resize": get_args(Resize),
+    "interpolation": get_args(Interpolation),
+}
 
 
-class _Rows(NamedTuple):
-    """The input rows that an output needs, and where among them its two taps lie."""
-
-    used: slice | NDArray[np.intp]
-    low: NDArray[np.intp]
-    high: NDArray[np.intp]
-    weight: FloatArray  # of the high ones, as a column
+def _column(values: Triple) -> FloatArray:
+    """[3, 1, 1], to be used with planes."""
+    return np.array(values, np.float32)[:, None, None]
 
 
-@lru_cache(maxsize=64)
-def _rows(size_in: int, size_out: int, coordinates: Coordinates) -> _Rows:
-    low, high, weight = _taps(size_in, size_out, coordinates)
-    used = np.unique(np.concatenate([low, high]))
-    consecutive = used[-1] - used[0] + 1 == len(used)  # then a slice spares a copy; a strong reduction skips rows
-    chosen = slice(int(used[0]), int(used[-1]) + 1) if consecutive else used
-    return _Rows(chosen, np.searchsorted(used, low), np.searchsorted(used, high), weight[:, None])
+def _padded_size(picture_size_hw: tuple[int, int], network_size_hw: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a picture filled up to the proportions of the network's input, in whole pixels."""
+    (height, width), (network_h, network_w) = picture_size_hw, network_size_hw
+    return max(height, round(width * network_h / network_w)), max(width, round(height * network_w / network_h))
 
 
-class _Columns(NamedTuple):
-    """The input columns that an output mixes; what each channel of the two is multiplied by, and what is added."""
-
-    low: NDArray[np.intp]
-    high: NDArray[np.intp]
-    low_weight: FloatArray  # [3, W]
-    high_weight: FloatArray
-    shift: FloatArray  # [3]
-
-
-_MASKS = (0xFF, 0xFF00, 0xFF0000)  # of R, G and B in a 4-byte pixel
-# They stay where they are in it, so their numbers come out 1, 256 and 65536 times as large.
-_UNITS: FloatArray = np.array([[1], [1 / 256], [1 / 65536]], dtype=np.float32)
-
-
-@lru_cache(maxsize=64)
-def _columns(
-    size_in: int, size_out: int, coordinates: Coordinates, scale: tuple[float, ...], mean: tuple[float, ...]
-) -> _Columns:
-    low, high, weight = _taps(size_in, size_out, coordinates)
-    scales = np.array(scale, dtype=np.float32)
-    scaled = scales[:, None] * _UNITS
-    return _Columns(low, high, (1 - weight) * scaled, weight * scaled, -np.array(mean, dtype=np.float32) * scales)
-
-
-def resize_affine(
-    rgb: NDArray[np.uint8],
-    size_hw: tuple[int, int],
-    coordinates: Coordinates,
-    scale: tuple[float, ...],
-    mean: tuple[float, ...],
-) -> FloatArray:
-    """Bilinear resize without antialiasing or rounding, then (x − mean) · scale (one each for R, G and B).
-
-    [h, w, 3] uint8 -> [3, H, W] float32. Most of a prediction's time between decoding and network is this function, so
-    it is written for speed: columns are gathered as whole 4-byte pixels, channels are cut out of them by masks, one
-    channel at a time to stay in the cache, the scale is folded into the weights, and temporary arrays are kept from
-    call to call (a fresh megabyte costs more in page faults than the arithmetic on it).
-    """
-    out = np.empty((3, *size_hw), dtype=np.float32)
-    rows = _rows(rgb.shape[0], size_hw[0], coordinates)
-    columns = _columns(rgb.shape[1], size_hw[1], coordinates, tuple(scale), tuple(mean))
-    words = packed_pixels(rgb)[rows.used]
-    shape = (len(words), size_hw[1])
-    left = words.take(columns.low, axis=1, mode="clip", out=_buffer("left", shape, _WORD))
-    right = words.take(columns.high, axis=1, mode="clip", out=_buffer("right", shape, _WORD))
-    channel = _buffer("channel", shape, _WORD)
-    along_x, added = _buffer("along_x", shape), _buffer("added", shape)
-    step = _buffer("step", size_hw)
-    for low, mask, low_weight, high_weight, shift in zip(
-        out, _MASKS, columns.low_weight, columns.high_weight, columns.shift, strict=True
-    ):
-        np.copyto(along_x, np.bitwise_and(left, mask, out=channel), casting="unsafe")
-        np.multiply(along_x, low_weight, out=along_x)
-        np.copyto(added, np.bitwise_and(right, mask, out=channel), casting="unsafe")
-        np.multiply(added, high_weight, out=added)
-        np.add(along_x, added, out=along_x)
-        if shift:
-            np.add(along_x, shift, out=along_x)
-        along_x.take(rows.low, axis=0, mode="clip", out=low)
-        along_x.take(rows.high, axis=0, mode="clip", out=step)
-        np.subtract(step, low, out=step)
-        np.multiply(step, rows.weight, out=step)
-        np.add(low, step, out=low)
-    return out
-
-
-_scratch = threading.local()
-_WORD = np.dtype("<i4")  # R in the lowest byte, wherever this runs; signed, because that becomes float32 faster
-
-
-def packed_pixels(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """The picture as [h, w] 4-byte pixels whose first three bytes are R, G and B; a view where it is stored so."""
-    height, width, _ = rgb.shape
-    base = rgb.base
-    if (
-        isinstance(base, np.ndarray)
-        and rgb.strides == (4 * width, 4, 1) == base.strides
-        and base.shape == (height, width, 4)
-        and base.__array_interface__["data"][0] == rgb.__array_interface__["data"][0]
-    ):
-        return base.view(_WORD)[..., 0]
-    pixels = np.empty((height, width, 4), dtype=np.uint8)
-    pixels[..., :3] = rgb
-    return pixels.view(_WORD)[..., 0]
-
-
-def _buffer(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
-    """Temporary array of this thread by name, grown when needed; its content is whatever was left there."""
-    count = math.prod(shape)
-    kept = _scratch.__dict__.get(name)
-    if kept is None or kept.size < count:
-        kept = _scratch.__dict__[name] = np.empty(count, dtype)
-    return kept[:count].reshape(shape)
+def _bordered(rgb: NDArray[np.uint8], fill: Triple) -> NDArray[np.uint8]:
+    """The picture with one more row and column of the fill, of which as many as needed can be made."""
+    height, width = rgb.shape[:2]
+    bordered = np.empty((height + 1, width + 1, 3), np.uint8)
+    bordered[:] = fill
+    bordered[:height, :width] = rgb
+    return bordered

@@ -7,7 +7,7 @@ made.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multibox.errors import ContractError
-from multibox.spec.preprocess import Coordinates, Preprocess, packed_pixels
+from multibox.spec.preprocess import Preprocess
+from multibox.spec.resize import packed_pixels
 from multibox.training.options import AugmentOptions
 from multibox.training.photometric import distort
 
@@ -24,6 +25,7 @@ __all__ = ["Sample", "Transform", "augment", "check_sample", "clipped", "mosaic"
 FloatArray = NDArray[np.float64]
 FRAME_TOLERANCE = 1.0  # pixels that a box may reach outside its picture in `check_sample`
 ASPECT_RANGE = (0.5, 2.0)
+BLACK = (0.0, 0.0, 0.0)
 MOSAIC_CENTRE = (0.35, 0.65)
 FILTERS = (
     Image.Resampling.NEAREST,
@@ -70,6 +72,16 @@ class _Rect(NamedTuple):
     def relative_to(self, x: int, y: int) -> _Rect:
         return _Rect(self.x1 - x, self.y1 - y, self.x2 - x, self.y2 - y)
 
+    def framed(self, spec: Preprocess) -> _Rect:
+        """With what the model's letterbox leaves beside it: the proportions of the input, to a whole pixel."""
+        if spec.resize == "stretch":
+            return self
+        (height, width), (network_h, network_w) = self.size_hw, spec.size_hw
+        more_x = max(0, round(height * network_w / network_h) - width)
+        more_y = max(0, round(width * network_h / network_w) - height)
+        left, above = (more_x // 2, more_y // 2) if spec.resize == "letterbox" else (0, 0)
+        return _Rect(self.x1 - left, self.y1 - above, self.x2 + more_x - left, self.y2 + more_y - above)
+
     def pixels(self, rows: NDArray[Any]) -> NDArray[Any]:
         return rows[self.y1 : self.y2, self.x1 : self.x2]
 
@@ -78,10 +90,7 @@ def augment(
     sample: Sample,
     rng: np.random.Generator,
     options: AugmentOptions,
-    *,
-    size_hw: tuple[int, int],
-    fill_rgb: tuple[float, float, float],
-    coordinates: Coordinates,
+    spec: Preprocess,
 ) -> Sample:
     """A random variant of a sample, as network input before mean and scale.
 
@@ -91,38 +100,40 @@ def augment(
     Objects whose centre lies in the crop are kept and clipped to it. One that is then less than a pixel wide or high
     is widened to a pixel and marked as ignored. Ignored objects do not guide the crop.
 
+    Where the model keeps the proportions of a picture, a crop keeps its own: it is extended to those of the input, by
+    what the picture shows there.
+
     Args:
         sample: any picture; parts of boxes outside of it are cut off, boxes entirely outside are dropped.
         rng: the only source of chance: the same state gives the same bytes.
         options: how much.
-        size_hw: (height, width) of the result in pixels.
-        fill_rgb: colour around a zoomed-out picture, 0 … 255; the mean that preprocessing subtracts.
-        coordinates: the model's rule of resizing, see `Preprocess`.
+        spec: size of the result and the model's rule of resizing. The colour around a zoomed-out picture is the mean
+            that it subtracts, or the fill of its letterbox.
 
     Raises:
         ContractError: `sample` breaks its contract: shapes, dtypes, boxes that are not finite or have swapped corners.
     """
     _require(sample, "augment got a sample that")
-    sample = clipped(sample)
+    sample, size_hw = clipped(sample), spec.size_hw
     height, width = sample.rgb.shape[:2]
     canvas_hw, at_xy = _zoom_out(rng, options, (height, width))
     crop = _Rect(0, 0, canvas_hw[1], canvas_hw[0])
     if rng.random() < options.crop:
         guides_xyxy = sample.boxes_xyxy[~sample.ignore] + np.array([*at_xy, *at_xy])
         crop = _sample_crop(rng, options, canvas_hw, guides_xyxy)
-    crop = crop.relative_to(*at_xy)
+    crop = crop.relative_to(*at_xy).framed(spec)
     flips = (rng.random() < options.flip_vertical, rng.random() < options.flip)
     resample = FILTERS[rng.integers(len(FILTERS))] if rng.random() < options.interpolation else None
 
     visible = _Rect(max(crop.x1, 0), max(crop.y1, 0), min(crop.x2, width), min(crop.y2, height))
     if visible.x1 >= visible.x2 or visible.y1 >= visible.y2:
-        return _select(sample, np.zeros(len(sample.labels), np.bool_), rgb=_filled(size_hw, fill_rgb))
+        return _select(sample, np.zeros(len(sample.labels), np.bool_), rgb=_filled(spec))
     x1, x2 = _placed(visible.x1, visible.x2, crop.x1, crop.x2, size_hw[1])
     y1, y2 = _placed(visible.y1, visible.y2, crop.y1, crop.y2, size_hw[0])
     place = _Rect(x1, y1, x2, y2)
-    rgb = np.empty((*size_hw, 3), np.uint8) if place.size_hw == size_hw else _filled(size_hw, fill_rgb)
+    rgb = np.empty((*size_hw, 3), np.uint8) if place.size_hw == size_hw else _filled(spec)
     unflipped = rgb[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
-    image = _resize(_crop(sample.rgb, visible), place.size_hw, coordinates, resample)
+    image = _resize(_crop(sample.rgb, visible), place.size_hw, spec, resample)
     if rng.random() < options.photometric:
         image = distort(
             image,
@@ -136,8 +147,8 @@ def augment(
     return _mapped(sample, visible, place, size_hw, rgb=rgb, flips=flips)
 
 
-def resized(sample: Sample, *, size_hw: tuple[int, int], coordinates: Coordinates) -> Sample:
-    """The whole picture stretched to `size_hw` by the model's own rule, rounded to 8 bits; boxes follow.
+def resized(sample: Sample, spec: Preprocess) -> Sample:
+    """The whole picture as the model's own preprocessing lays it into its input, rounded to 8 bits; boxes follow.
 
     Boxes are treated as in `augment`, also those outside the picture and those that become too small.
 
@@ -147,32 +158,30 @@ def resized(sample: Sample, *, size_hw: tuple[int, int], coordinates: Coordinate
     _require(sample, "resized got a sample that")
     sample = clipped(sample)
     height, width = sample.rgb.shape[:2]
-    whole = _Rect(0, 0, width, height)
-    rgb = np.array(_resize(_crop(sample.rgb, whole), size_hw, coordinates, None))
-    return _mapped(sample, whole, _Rect(0, 0, size_hw[1], size_hw[0]), size_hw, rgb=rgb)
+    planes, geometry = _to_bytes(spec)(sample.rgb)
+    place = _Rect(*geometry.place_xyxy or (0, 0, spec.size_hw[1], spec.size_hw[0]))  # with fractions after "pad_corner"
+    rgb = np.ascontiguousarray(planes.astype(np.uint8).transpose(1, 2, 0))
+    return _mapped(sample, _Rect(0, 0, width, height), place, spec.size_hw, rgb=rgb)
 
 
 def mosaic(
     samples: Sequence[Sample],
     rng: np.random.Generator,
-    *,
-    size_hw: tuple[int, int],
-    fill_rgb: tuple[float, float, float],
-    coordinates: Coordinates,
+    spec: Preprocess,
 ) -> Sample:
-    """Four samples in one picture of `size_hw`, around a random centre within the middle third.
+    """Four samples in one picture of the size of `spec`, around a random centre within the middle third.
 
-    Each sample is stretched to the proportions of `size_hw`, as the network would see it, made as large as its quadrant
-    permits, and laid against the centre; `fill_rgb` fills the rest. Boxes are treated as in `augment`. Made larger than
-    the network's input, the result can be given to `augment`.
+    Each sample gets the proportions in which the network would see it, is made as large as its quadrant permits, and
+    laid against the centre. The rest is filled, and boxes are treated, as in `augment`. Made larger than the network's
+    input, the result can be given to `augment`.
 
     Raises:
         ContractError: not four samples, or one that breaks its contract.
     """
     if len(samples) != 4:
         raise ContractError(f"a mosaic needs four samples, got {len(samples)}")
+    size_hw, rgb = spec.size_hw, _filled(spec)
     height, width = size_hw
-    rgb = _filled(size_hw, fill_rgb)
     share_yx = rng.uniform(*MOSAIC_CENTRE, 2)
     centre_y, centre_x = (round(share * side) for share, side in zip(share_yx, size_hw, strict=True))
     parts: list[Sample] = []
@@ -183,12 +192,13 @@ def mosaic(
         room_y, room_x = (height - centre_y if below else centre_y), (width - centre_x if right else centre_x)
         if room_y < 1 or room_x < 1:
             continue
-        scale = min(room_y / height, room_x / width)
-        part_h, part_w = min(max(round(scale * height), 1), room_y), min(max(round(scale * width), 1), room_x)
+        seen_h, seen_w = size_hw if spec.resize == "stretch" else sample.rgb.shape[:2]
+        scale = min(room_y / seen_h, room_x / seen_w)
+        part_h, part_w = min(max(round(scale * seen_h), 1), room_y), min(max(round(scale * seen_w), 1), room_x)
         y1, x1 = centre_y - (0 if below else part_h), centre_x - (0 if right else part_w)
         place = _Rect(x1, y1, x1 + part_w, y1 + part_h)
         whole = _Rect(0, 0, sample.rgb.shape[1], sample.rgb.shape[0])
-        place.pixels(rgb)[...] = np.asarray(_resize(_crop(sample.rgb, whole), place.size_hw, coordinates, None))
+        place.pixels(rgb)[...] = np.asarray(_resize(_crop(sample.rgb, whole), place.size_hw, spec, None))
         parts.append(_mapped(sample, whole, place, size_hw, rgb=rgb))
     return Sample(
         rgb=rgb,
@@ -336,13 +346,12 @@ def _crop(rgb: NDArray[np.uint8], part: _Rect) -> NDArray[np.uint8]:
 
 
 def _resize(
-    pixels: NDArray[np.uint8], size_hw: tuple[int, int], coordinates: Coordinates, resample: Image.Resampling | None
+    pixels: NDArray[np.uint8], size_hw: tuple[int, int], spec: Preprocess, resample: Image.Resampling | None
 ) -> Image.Image:
-    """A result of `_crop` in another size, by a filter, or by the model's rule, rounded, when `resample` is None."""
+    """A result of `_crop` stretched to a size by a filter, or by the model's rule, rounded, when `resample` is None."""
     height, width, depth = pixels.shape
     if resample is None and (height, width) != size_hw:
-        rounding = Preprocess(size_hw, coordinates, mean=(-0.5, -0.5, -0.5))  # adds a half to what is cut off below
-        planes, _ = rounding(pixels[..., :3])
+        planes, _ = _to_bytes(replace(spec, size_hw=size_hw, resize="stretch", fill=BLACK))(pixels[..., :3])
         return Image.merge("RGB", [Image.fromarray(plane) for plane in planes.astype(np.uint8)])
     if depth == 4:
         image = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
@@ -352,11 +361,19 @@ def _resize(
     return image.convert("RGB")
 
 
-def _filled(size_hw: tuple[int, int], fill_rgb: tuple[float, float, float]) -> NDArray[np.uint8]:
-    """A picture of one colour, rounded."""
-    row = np.tile(np.clip(np.rint(fill_rgb), 0, 255).astype(np.uint8), size_hw[1])
-    rgb = np.empty((*size_hw, 3), np.uint8)
-    rgb.reshape(size_hw[0], -1)[...] = row
+def _to_bytes(spec: Preprocess) -> Preprocess:
+    """Gives RGB values to which a half was added, so that cutting off what is behind the point rounds them."""
+    fill = spec.in_rgb(spec.fill)
+    return replace(spec, colour_order="RGB", mean=(-0.5,) * 3, scale=(1.0,) * 3, rounding=False, fill=fill)
+
+
+def _filled(spec: Preprocess) -> NDArray[np.uint8]:
+    """A picture of the size of the input, in the colour that is nothing to the model, rounded."""
+    fill_rgb = spec.in_rgb(spec.mean if spec.resize == "stretch" else spec.fill)
+    height, width = spec.size_hw
+    row = np.tile(np.clip(np.rint(fill_rgb), 0, 255).astype(np.uint8), width)
+    rgb = np.empty((height, width, 3), np.uint8)
+    rgb.reshape(height, -1)[...] = row
     return rgb
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -193,15 +193,14 @@ class TrainingPictures(Dataset[tuple[NDArray[np.uint8], NDArray[Any], int, tuple
 
     def _augmented(self, sample: Sample, rng: np.random.Generator) -> Sample:
         spec = self.preprocess
-        means = spec.mean if spec.colour_order == "RGB" else spec.mean[::-1]
         if self.options is None:
-            return resized(sample, size_hw=spec.size_hw, coordinates=spec.coordinates)
+            return resized(sample, spec)
         if self.options.mosaic and rng.random() < self.options.mosaic:
             four = [sample, *self._others(rng)]
             height, width = (2 * side for side in spec.size_hw)  # so that a crop of it has pixels to show
             if len(four) == 4:
-                sample = mosaic(four, rng, size_hw=(height, width), fill_rgb=means, coordinates=spec.coordinates)
-        return augment(sample, rng, self.options, size_hw=spec.size_hw, fill_rgb=means, coordinates=spec.coordinates)
+                sample = mosaic(four, rng, replace(spec, size_hw=(height, width)))
+        return augment(sample, rng, self.options, spec)
 
     def _others(self, rng: np.random.Generator) -> Iterator[Sample]:
         """Three more pictures; one that cannot be read is passed over here and reported when its own turn comes."""

@@ -24,7 +24,6 @@ from multibox.quiet import import_quietly
 from multibox.spec.card import METADATA_KEY, ModelCard
 from multibox.spec.detections import Detections
 from multibox.spec.postprocess import PostprocessSpec, nms_np, postprocess_np
-from multibox.spec.preprocess import Geometry
 
 __all__ = ["Artefact", "EagerReference", "Found", "Seen"]
 
@@ -198,7 +197,7 @@ class EagerReference:
 def to_detections(found: Found, card: ModelCard, picture: Picture) -> Detections:
     """In pixels of the picture, with the model's classes."""
     size_hw = (picture.shape[0], picture.shape[1])
-    boxes = Geometry(size_hw, card.preprocess.size_hw).to_picture(found.unit_xyxy)
+    boxes = card.preprocess.geometry(size_hw).to_picture(found.unit_xyxy)
     return Detections(boxes, found.labels, found.scores, card.class_map, size_hw)
 
 
