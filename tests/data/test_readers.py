@@ -517,3 +517,41 @@ def test_entities_are_refused_in_every_encoding(tmp_path: Path, encoding: str) -
     dataset = read_dataset(tmp_path)
     assert [record.image_id for record in dataset] == ["a", "c"]
     assert [finding.path for finding in dataset.findings.of_kind("unparsable_annotation")] == ["Annotations/b.xml"]
+
+
+# ------------------------------------------------------------------------------------------------ what nearly fits
+
+
+@pytest.mark.parametrize("suffix", [".txt~", ".txt.bak", ".label", ".xml"])
+def test_a_label_file_with_another_suffix_is_named_and_its_picture_is_not_empty(tmp_path: Path, suffix: str) -> None:
+    yolo(tmp_path, {"train/a": "0 .5 .5 1 1", "train/b": "0 .5 .5 1 1"})
+    text = "0 .5 .5 1 1" if suffix != ".xml" else "<annotation><object/></annotation>"
+    (tmp_path / "labels/train/b.txt").unlink()
+    (tmp_path / f"labels/train/b{suffix}").write_text(text)
+    dataset = read_dataset(tmp_path)
+    assert [record.path for record in dataset] == ["images/train/a.png"]
+    assert [finding.path for finding in dataset.findings.of_kind("label_not_read")] == [f"labels/train/b{suffix}"]
+    assert dataset.findings.lost_files == 1
+
+
+def test_a_data_yaml_without_splits_leaves_them_to_the_folders(tmp_path: Path) -> None:
+    dataset = read_dataset(yolo(tmp_path, {"train/a": "0 .5 .5 1 1", "valid/b": ""}, "names: [no]\n"))
+    assert [(record.split, len(record)) for record in dataset] == [("train", 1), ("val", 0)]
+    assert dataset.findings.counts == {"path_repaired": 1}
+
+
+def test_labels_that_no_picture_is_led_to_are_refused_with_the_right_place(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "inner/labels").mkdir(parents=True)
+    (tmp_path / "inner/classes.txt").write_text("cup\n")
+    (tmp_path / "inner/labels/a.txt").write_text("0 .5 .5 1 1\n")
+    with pytest.raises(DataError, match=r"inner/labels/a\.txt .* is looked for as labels/a\.txt"):
+        read_dataset(tmp_path)
+
+
+def test_a_table_of_none_of_the_pictures_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    data = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cup"}]}
+    write_coco(tmp_path, data)
+    with pytest.raises(DataError, match=r"pictures that are there \(1\)"):
+        read_dataset(tmp_path)

@@ -40,12 +40,12 @@ def is_label_row(line: str) -> bool:
 
 
 def may_annotate(suffix: str, data: bytes) -> bool:
-    """Whether the content of a file with this suffix looks like annotations of any format."""
-    if suffix == ".txt":
-        lines = data.decode("utf-8-sig", "replace").splitlines()
-        return is_label_row(next((line for line in lines if line.strip()), ""))
-    mark = _MARKS.get(suffix)
-    return mark is not None and mark.search(data.replace(b"\0", b"")) is not None
+    """Whether the content of a file looks like annotations: of those with this suffix, or else of any format."""
+    if suffix in _MARKS:
+        return _MARKS[suffix].search(data.replace(b"\0", b"")) is not None
+    lines = data.decode("utf-8-sig", "replace").splitlines()
+    is_text = is_label_row(next((line for line in lines if line.strip()), ""))
+    return is_text or (suffix != ".txt" and any(may_annotate(known, data) for known in _MARKS))
 
 
 def picture_names(data: bytes) -> set[str]:

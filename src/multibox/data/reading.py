@@ -305,6 +305,9 @@ class Reading(PictureFinder):
         for folder, count in elsewhere.items():
             message = f"{reason} the pictures of this folder ({count}); they were not read"
             self.findings.add("unlisted_picture", f"{folder}/", "", message)
+        if elsewhere and not len(self.builder):
+            message = f"{reason} any of the pictures that are there ({elsewhere.total()})"
+            self._first_failure = self._first_failure or DataError(self.source, message, "correct it")
         for split, paths in lone.items():
             self.meet(pictures=len(paths))
             self.lose_split(split, paths)

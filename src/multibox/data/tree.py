@@ -14,7 +14,7 @@ from multibox.pictures.read import PICTURE_SUFFIXES
 
 __all__ = ["Found", "Tree", "folder_of", "picture_stem", "stem_of", "suffix_of"]
 
-_NAMED_LIKE_PICTURES = frozenset({".txt", ".xml", ".json"})
+_ANNOTATIONS = frozenset({".txt", ".xml", ".json"})
 
 
 def folder_of(path: str) -> str:
@@ -35,9 +35,11 @@ def suffix_of(path: str) -> str:
 
 
 def picture_stem(file: str) -> str:
-    """The stem of the picture that an annotation file is named for: a of a.xml and of a.jpg.json."""
+    """The stem of the picture that an annotation file is named for: a of a.xml, a.jpg.json and a.txt.bak."""
     stem = stem_of(file)
-    return stem_of(stem) if suffix_of(stem) in PICTURE_SUFFIXES else stem
+    while suffix_of(stem) in PICTURE_SUFFIXES or suffix_of(stem) in _ANNOTATIONS:
+        stem = stem_of(stem)
+    return stem
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +141,11 @@ class Tree:
 
     @cached_property
     def _annotation_stems(self) -> dict[str, list[str]]:
-        files = [file for file in self.files if suffix_of(file) in _NAMED_LIKE_PICTURES]
+        files = [file for file in self.files if suffix_of(file) not in PICTURE_SUFFIXES]
         return _grouped(files, lambda file: spelling(picture_stem(file)))
 
     def named_like(self, picture: str) -> list[str]:
-        """The text, XML and JSON files, in any folder, that are named for a picture of this name."""
+        """The files that are no pictures, in any folder, and are named for a picture of this name."""
         return self._annotation_stems.get(spelling(stem_of(picture)), [])
 
     def relative(self, path: str) -> str:

@@ -101,7 +101,7 @@ def _of_darknet(source: Path) -> YoloConfig:
     if class_map is None:
         raise DataError(source, f"says names = {data.get('names')}, but there is no such file", "correct names")
     splits = {key: [data[key]] for key in data if usual_split(key) in SPLIT_KEYS and data[key]}
-    return YoloConfig(tree, source, class_map, splits, {i: i for i in range(len(class_map))})
+    return YoloConfig(tree, source, class_map, splits or None, {i: i for i in range(len(class_map))})
 
 
 def _of_yaml(source: Path) -> YoloConfig:
@@ -115,7 +115,9 @@ def _of_yaml(source: Path) -> YoloConfig:
         tree = Tree(Path(os.path.normpath(place)))
     class_map = _classes(source, data, tree)
     splits = {key: _places(source, key, data[key]) for key in data if usual_split(key) in SPLIT_KEYS}
-    given = {key: places for key, places in splits.items() if places}
+    given = {key: places for key, places in splits.items() if places} or None
+    if given is None:
+        notes.append("it names no folder for train, val or test; those that are there were read")
     numbers = {class_id: label for label, class_id in enumerate(class_map.ids)}
     return YoloConfig(tree, source, class_map, given, numbers, _given(data.get("kpt_shape")), tuple(notes))
 

@@ -124,6 +124,8 @@ class _Reader:
             split = split_in_path(path)
             if split is not None or folder_of(path) in homes:
                 named.setdefault(split or "", []).append(path)
+        if not named and self._tree.pictures:
+            named = {"": self._tree.pictures}  # without any label file, which is told
         if "" in named and len(named) == 1:
             named = {"train": named[""]}
         return {**named, **extra}
@@ -261,10 +263,11 @@ class _Reader:
         pictures = self._tree.with_stem(stem_of(file))
         lines = sum(bool(line.strip()) for line in (self._tree.root / file).read_bytes().splitlines())
         alone = [path for path in pictures if self.reading.is_spoilt(path)]
-        if any(label_file(self._tree, path) == file for path in pictures):
+        used = [label_file(self._tree, path) for path in pictures]
+        if file in used:
             return  # of a picture in no split, which is named
         kind = "label_not_read" if alone else "label_without_picture"
-        if pictures and not alone:
+        if pictures and all(used) and not alone:
             self.reading.meet(files=1)
             self.reading.pass_over(file, f"{pictures[0]} has another label file")
             return
