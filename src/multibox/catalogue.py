@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from multibox.errors import ModelFileError, did_you_mean
 
-__all__ = ["CATALOGUE", "DEFAULT_MODEL", "CatalogueEntry", "resolve_model"]
+__all__ = ["CATALOGUE", "DEFAULT_MODEL", "NETWORKS", "CatalogueEntry", "resolve_model"]
 
 PICKLED = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT_MODEL = "ssdlite300-coco"
+NETWORKS = ("ssd300_vgg16", "ssd512_vgg16", "ssdlite300_mobilenetv2", "tinyssd256")
+"""The names of this package in `multibox.models.list_models`, which needs torch to tell them."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,18 @@ CATALOGUE = {
 }
 
 
-def resolve_model(name_or_path: str | Path, *, suffixes: tuple[str, ...] = (".onnx", ".safetensors")) -> Path:
+def resolve_model(
+    name_or_path: str | Path,
+    *,
+    suffixes: tuple[str, ...] = (".onnx", ".safetensors"),
+    builders: Iterable[str] = NETWORKS,
+) -> Path:
     """Path of a model file, from a shipped model's name or a path.
 
     Args:
         name_or_path: e.g. "ssdlite300-coco" or "runs/train/weights/best.safetensors".
         suffixes: acceptable file types; for a shipped name the first one is chosen.
+        builders: further names that would have been understood, for the message.
 
     Raises:
         ModelFileError: no such name or file, or a file type that is not acceptable.
@@ -58,7 +67,7 @@ def resolve_model(name_or_path: str | Path, *, suffixes: tuple[str, ...] = (".on
         path = Path(name_or_path).expanduser()
         found = path.stat()
     except (OSError, ValueError, RuntimeError) as error:  # absent; or a name no system accepts; or a ~user unknown here
-        raise _not_found(text, error) from None
+        raise _not_found(text, error, builders) from None
     if stat.S_ISDIR(found.st_mode):
         raise ModelFileError(text, "is a folder", "name the model file inside it")
     suffix = path.suffix.lower()
@@ -73,12 +82,12 @@ def resolve_model(name_or_path: str | Path, *, suffixes: tuple[str, ...] = (".on
     return path
 
 
-def _not_found(text: str, error: Exception) -> ModelFileError:
+def _not_found(text: str, error: Exception, builders: Iterable[str]) -> ModelFileError:
     path = Path(text)
     if isinstance(error, PermissionError):
         return ModelFileError(text, "may not be read by this user", "change its permissions or run as its owner")
     if not path.suffix and len(path.parts) == 1:
-        hint = did_you_mean(text, CATALOGUE)
+        hint = did_you_mean(text, {*CATALOGUE, *builders})
         remedy = hint if hint.endswith("?") else f"{hint}; or give the path of a model file"
         return ModelFileError(text, "unknown model", remedy)
     if path.stem in CATALOGUE:

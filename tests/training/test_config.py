@@ -43,6 +43,7 @@ SPELLED = {
     "imgsz": st.one_of(
         st.just(""), st.integers(1, 4096).map(str), st.tuples(*[st.integers(1, 4096)] * 2).map("{0[0]}x{0[1]}".format)
     ),
+    "arguments": st.sampled_from(["", '{"scales": "coco"}', '{"trunk_norm": false}']),
     "steps": st.lists(st.floats(0.001, 0.999), unique=True).map(sorted).map(tuple),
     "match_iou": st.lists(st.floats(0.05, 0.95)).map(tuple),
     "patience": st.just(0),  # contradicts val_split=none

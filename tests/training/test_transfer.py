@@ -204,8 +204,8 @@ def test_default_boxes_of_another_count_are_refused(change) -> None:  # type: ig
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        ("tinysd256", OptionError, "unknown model 'tinysd256'; did you mean 'tinyssd256'"),
-        ("ssdlite300_coco", OptionError, "did you mean 'ssdlite300-coco'"),
+        ("tinysd256", ModelFileError, "unknown model; did you mean 'tinyssd256'"),
+        ("ssdlite300_coco", ModelFileError, "did you mean 'ssdlite300-coco'"),
         ("absent.safetensors", ModelFileError, "no such model file"),
         ("model.pt", ModelFileError, "pickled"),
         ("model.onnx", ModelFileError, "a .safetensors file is needed"),

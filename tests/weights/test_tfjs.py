@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 from multibox.errors import ContractError, ModelFileError
 from multibox.models import create_model
 from multibox.spec.classes import COCO_CLASSES, ClassMap
-from multibox.weights.foreign.tfjs import import_ssdlite_mobilenetv2, read_graph_weights
+from multibox.weights.foreign.tfjs import import_ssdlite_mobilenetv2, read_graph_weights, recognise
 
 TWO = ClassMap.from_ids({2: "b", 5: "e"})
 OUTPUTS = 7  # background and ids 1 … 6
@@ -103,6 +103,8 @@ def test_a_graph_model_comes_back_as_the_network_it_was(tmp_path: Path) -> None:
     digests = write_graph(tmp_path, tensors)
     read = read_graph_weights(tmp_path, sha256=digests)
     assert read.keys() == tensors.keys()
+    assert recognise(tmp_path) == "the weights of FeatureExtractor/MobilenetV2 in its model.json"
+    assert recognise(tmp_path.parent) is None
     imported, classes = import_ssdlite_mobilenetv2(read, TWO)
     assert classes == TWO
     for key, value in network.state_dict().items():

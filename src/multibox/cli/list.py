@@ -6,13 +6,10 @@ import importlib.util
 
 import click
 
-from multibox.catalogue import CATALOGUE, DEFAULT_MODEL
+from multibox.catalogue import CATALOGUE, DEFAULT_MODEL, NETWORKS
 from multibox.cli.options import KeyValueCommand
 
-__all__ = ["NETWORKS", "command"]
-
-NETWORKS = ("ssd300_vgg16", "ssd512_vgg16", "ssdlite300_mobilenetv2", "tinyssd256")
-"""The names of `multibox.models.list_models`, which needs torch to tell them."""
+__all__ = ["command"]
 
 
 @click.command("list", cls=KeyValueCommand)

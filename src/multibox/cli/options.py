@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,9 +14,10 @@ import click
 from multibox.errors import OptionError, did_you_mean
 from multibox.spec.classes import ClassMap
 
-__all__ = ["KeyValueCommand", "Number", "parse_size_hw", "select_classes"]
+__all__ = ["BuilderArguments", "KeyValueCommand", "Number", "builder_arguments", "parse_size_hw", "select_classes"]
 
 _KEY_VALUE = re.compile(r"(?P<key>[A-Za-z][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOTALL)
+_BUILDER_ARGUMENT = re.compile(r"(?:--)?model\.(?P<key>[A-Za-z][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOTALL)
 _YES, _NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 _TRUE, _FALSE = _YES | {"1"}, _NO | {"0"}
 
@@ -38,6 +41,7 @@ class KeyValueCommand(click.Command):
     - A switch accepts `--save`, `--no-save`, `save=true`, `--save=false` and `--save false`. The last one takes no 0
       and 1, which are names of many a folder. `save` alone is the switch unless there is a file of that name.
     - An argument may be written with its name as well: `source=cat.jpg`, `model=best.onnx`.
+    - With `builder_arguments`, the words `model.KEY=VALUE` are what a network is built with.
     - An unknown key is refused with the nearest known one, unless the whole word is the name of an existing file.
     - After `--` everything is an argument.
     """
@@ -56,7 +60,8 @@ class _Rewriter:
         self._switch_off: dict[str, click.Option] = {}
         self._options: dict[str, click.Option] = {}
         self._short: dict[str, click.Option] = {}
-        for option in (p for p in parameters if isinstance(p, click.Option)):
+        self._takes_builder_arguments = any(isinstance(p, BuilderArguments) for p in parameters)
+        for option in (p for p in parameters if isinstance(p, click.Option) and not isinstance(p, BuilderArguments)):
             for spelling in (*option.opts, *option.secondary_opts):
                 if not spelling.startswith("--"):
                     self._short[spelling] = option
@@ -75,9 +80,13 @@ class _Rewriter:
         while remaining:
             word = remaining.pop(0)
             match = _KEY_VALUE.fullmatch(word.removeprefix("--"))
+            built = _BUILDER_ARGUMENT.fullmatch(word) if self._takes_builder_arguments else None
             if word == "--":
                 words += remaining
                 break
+            if built is not None:
+                options.append(f"--model.={_key(built['key'])}={built['value']}")
+                continue
             if word.startswith("--"):
                 options += self._dashed(word, match, remaining)
             elif word in self._short:
@@ -171,6 +180,38 @@ def _names(argument: click.Argument) -> tuple[str, ...]:
     """How an argument may be called: "sources" and, since one is given at a time, "source"."""
     name = str(argument.name)
     return (name,) if argument.nargs == 1 else (name, name.removesuffix("s"))
+
+
+class BuilderArguments(click.Option):
+    """The option `model.KEY=VALUE` of a `KeyValueCommand`; the callback gets a dict, `builder_arguments`."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(
+            ["--model.", "builder_arguments"],
+            multiple=True,
+            callback=lambda context, parameter, pairs: dict(map(_builder_argument, pairs)),
+            help="An argument of the network to be built: model.size_hw=320,480.",
+        )
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        """Shown as it is written."""
+        return "model.KEY=VALUE", str(self.help)
+
+
+def builder_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the command takes `model.KEY=VALUE`, and its callback gets them as `builder_arguments`, a dict."""
+    return click.option(cls=BuilderArguments)(command)
+
+
+def _builder_argument(pair: str) -> tuple[str, Any]:
+    """Key and value of "key=value": JSON, or with commas the items of a list, or a text."""
+    key, _, text = pair.partition("=")
+    for candidate in (text, f"[{text}]") if "," in text else (text,):
+        try:
+            return key, json.loads(candidate)
+        except ValueError:
+            continue
+    return key, text
 
 
 def select_classes(class_map: ClassMap, text: str) -> tuple[int, ...]:

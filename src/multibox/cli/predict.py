@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multibox.catalogue import DEFAULT_MODEL
-from multibox.cli.options import KeyValueCommand, Number, select_classes
+from multibox.cli.options import KeyValueCommand, Number, builder_arguments, select_classes
 from multibox.cli.outputs import open_outputs
 from multibox.errors import ImageError
 from multibox.pictures.read import one_line
@@ -32,6 +32,7 @@ BAR_FROM = 10  # pictures; fewer are over before a bar tells anything
 @click.command("predict", cls=KeyValueCommand)
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="A shipped model or a model file.")
+@builder_arguments
 @click.option("--conf", type=Number(0, 1, max_open=True), help="Only scores above this.  [default: 0.5]")
 @click.option(
     "--iou",
@@ -80,7 +81,9 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
         say.note(f"{_counted(expansion.skipped_runs, 'run folder')} passed over: results of earlier runs")
     read, found, folder = 0, 0, None
     if expansion.sources:
-        detector = Detector(options["model"], engine=options["engine"], device=options["device"])
+        detector = Detector(
+            options["model"], engine=options["engine"], device=options["device"], **options["builder_arguments"]
+        )
         settings = _settings(detector.card.class_map, options)
         with open_outputs(expansion.sources, options) as outputs:
             try:

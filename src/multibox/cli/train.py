@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from multibox.cli.options import KeyValueCommand
+from multibox.cli.options import BuilderArguments, KeyValueCommand
 from multibox.cli.outputs import discard_empty_folder, new_run_folder
 from multibox.errors import MissingDependencyError, OptionError
 from multibox.training.config import TrainConfig, all_options, merge
@@ -49,6 +50,8 @@ class _TrainCommand(KeyValueCommand):
 
 def _run(data: str | None, resume: str | None, recipe: str | None, find: str | None, **given: Any) -> int:
     options = {key: value for key, value in given.items() if value is not None}
+    if arguments := options.pop("builder_arguments"):
+        options["arguments"] = json.dumps(arguments)
     if resume is not None:
         if data or recipe or find:
             raise OptionError("--resume takes the run folder and nothing else that could change the run")
@@ -121,7 +124,8 @@ def _command() -> click.Command:
         click.Option(
             ["--find"], metavar="batch|lr", help="Only measure which batch size fits, or which learning rate works."
         ),
-        *(_option(option) for name, (_, option) in all_options().items() if name != "data"),
+        *(_option(option) for name, (_, option) in all_options().items() if name not in ("data", "arguments")),
+        BuilderArguments(),
     ]
     return _TrainCommand(
         "train",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from multibox.cli.options import KeyValueCommand, select_classes
+from multibox.cli.options import KeyValueCommand, builder_arguments, select_classes
 from multibox.cli.outputs import discard_empty_folder, new_run_folder
 from multibox.errors import MissingDependencyError, OptionError
 from multibox.pictures.read import one_line
@@ -37,6 +37,7 @@ HEADLINE = {
 @click.command("val", cls=KeyValueCommand)
 @click.argument("model")
 @click.argument("data")
+@builder_arguments
 @click.option("--split", metavar="NAME", help="Only this split of the data: train, val, test …  [default: all]")
 @click.option("--format", metavar="NAME", help="Read the data as coco, voc, yolo, csv …  [default: recognised]")
 @click.option("--images", metavar="FOLDER", help="The pictures, for a lone COCO JSON.")
@@ -80,7 +81,7 @@ def command(model: str, data: str, **options: Any) -> int:
     from multibox.evaluation import EvaluationSet, evaluate_coco, save_evaluation, validate
     from multibox.inference import Detector
 
-    detector = Detector(model, engine=options["engine"], device=options["device"])
+    detector = Detector(model, engine=options["engine"], device=options["device"], **options["builder_arguments"])
     dataset = read_dataset(data, format=options["format"], split=options["split"], images=options["images"])
     quiet = options["quiet"] or options["as_json"]
 

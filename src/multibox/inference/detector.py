@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.catalogue import DEFAULT_MODEL, resolve_model
+from multibox.catalogue import DEFAULT_MODEL
 from multibox.cpus import usable_cpus
 from multibox.errors import ImageError, ModelFileError, OptionError
 from multibox.inference.engines.choice import ENGINE_VARIABLE, asked_engine
@@ -38,14 +38,16 @@ class Detector:
     >>> detections.save("cat-boxes.jpg")
 
     Args:
-        model: a shipped model's name (see `multibox list`) or a `.onnx`, `.safetensors`, OpenVINO `.xml` or `.tflite`
-            file.
+        model: a shipped model's name (see `multibox list`); a `.onnx`, `.safetensors`, OpenVINO `.xml` or `.tflite`
+            file; foreign weights that `multibox import` recognises; or a builder's name, for random weights.
         engine: "auto" or a name from `multibox.inference.engines.table` ("onnxruntime", "openvino", "torch" …). "auto"
             is what the environment variable MULTIBOX_ENGINE names; without it, the engine that `multibox benchmark`
             found to be the fastest for this file on this machine; without that, the first that opens the file. For a
             shipped model "torch" takes its `.safetensors` file.
         device: "cpu", "cuda", "cuda:1" …
         threads: processors to use; as many as this process may (its container's quota included) when left out.
+        builder_arguments: of a network that is built (`num_classes=3`), or `size_hw=(height, width)` of the input in
+            place of the model's own.
 
     Raises:
         ModelFileError: the file is missing, damaged or foreign.
@@ -60,6 +62,7 @@ class Detector:
         engine: str = "auto",
         device: str = "cpu",
         threads: int | None = None,
+        **builder_arguments: Any,
     ) -> None:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise OptionError(f"threads must be a whole number from 1, got {threads!r}")
@@ -68,9 +71,18 @@ class Detector:
             reason = f"engine {asked!r} does not open it"
             remedy = f"{ENGINE_VARIABLE}={asked} asks for that one; unset it, or give another engine="
             raise ModelFileError(str(model), reason, remedy)
-        path = resolve_model(model, suffixes=suffixes_of(asked))
-        self._open(open_engine(path, engine=asked, device=device, threads=threads), str(path))
-        self._opened = (path, self.engine.name, device, threads)
+        opened, path = open_engine(
+            model, engine=asked, device=device, threads=threads, builder_arguments=builder_arguments
+        )
+        self._open(opened, str(path or model))
+        self._path = path
+        self._arguments = {
+            "model": path or model,
+            "engine": opened.name,
+            "device": device,
+            "threads": threads,
+            **builder_arguments,
+        }
 
     @classmethod
     def of_engine(cls, engine: Engine, *, source: str, stream: StreamOptions | None = None) -> Detector:
@@ -83,10 +95,11 @@ class Detector:
         """
         detector = cls.__new__(cls)
         detector._open(engine, source, stream)
-        detector._opened = None
+        detector._path, detector._arguments = None, None
         return detector
 
-    _opened: tuple[Path, str, str, int | None] | None
+    _path: Path | None
+    _arguments: dict[str, Any] | None
 
     def _open(self, engine: Engine, source: str, stream: StreamOptions | None = None) -> None:
         self.engine = engine
@@ -108,16 +121,16 @@ class Detector:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as what it was opened with: a worker process opens its own session on the same file."""
-        if self._opened is None:
+        if self._arguments is None:
             raise TypeError(
                 "a detector around a network in memory cannot be pickled; save the network and open the file"
             )
-        return _reopen, self._opened
+        return _reopen, (self._arguments,)
 
     @property
     def path(self) -> Path | None:
         """The model file; None for a network in memory."""
-        return None if self._opened is None else self._opened[0]
+        return self._path
 
     def __call__(self, picture: Any, **options: Any) -> Detections:
         """Objects in one picture.
@@ -206,12 +219,10 @@ def _told(
             on_error(outcome)
 
 
-def _reopen(path: Path, engine: str, device: str, threads: int | None) -> Detector:
-    return Detector(path, engine=engine, device=device, threads=threads)
+def _reopen(arguments: dict[str, Any]) -> Detector:
+    return Detector(**arguments)
 
 
-def load(
-    name_or_path: str | Path = DEFAULT_MODEL, *, engine: str = "auto", device: str = "cpu", threads: int | None = None
-) -> Detector:
+def load(name_or_path: str | Path = DEFAULT_MODEL, **options: Any) -> Detector:
     """Open a model by name or path; the same as `Detector(...)`."""
-    return Detector(name_or_path, engine=engine, device=device, threads=threads)
+    return Detector(name_or_path, **options)

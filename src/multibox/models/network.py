@@ -125,7 +125,7 @@ class DetectionNetwork(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.spec = spec
         self._sizes: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        self._anchors: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
+        self._anchors: dict[tuple[AnchorSpec, tuple[int, int], torch.device], Tensor] = {}
 
     def forward(self, images: Tensor) -> Raw:
         """[B, 3, H, W] preprocessed pictures -> a tuple of stages of offsets [B, A, 4] and logits [B, A, K]."""
@@ -161,10 +161,10 @@ class DetectionNetwork(nn.Module):
     def anchors_cxcywh(self, size_hw: tuple[int, int] | None = None) -> Tensor:
         """Default boxes [A, 4] in the unit frame for an input size, on the detector's device."""
         size = size_hw or self.spec.preprocess.size_hw
-        key = (size, next(self.parameters()).device)
+        key = (self.spec.anchors, size, next(self.parameters()).device)
         if key not in self._anchors:
             boxes = self.spec.anchors.generate(self.feature_sizes_hw(size), size)
-            self._anchors[key] = torch.from_numpy(boxes).to(key[1])
+            self._anchors[key] = torch.from_numpy(boxes).to(key[-1])
         return self._anchors[key]
 
 

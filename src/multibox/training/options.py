@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from multibox.errors import OptionError
 from multibox.training.option_types import OptionSection, Within
@@ -58,6 +59,8 @@ class ModelOptions(OptionSection):
     Args:
         model: a shipped model's name or a `.safetensors` file to start from, or a builder of `multibox list` to start
             from random weights.
+        arguments: what a builder is given besides the classes and the size, as a JSON object; on the command line
+            model.KEY=VALUE. They are kept in the weights file.
         imgsz: input size, one number or height x width ("320", "256x512"); the model's own when left out.
         anchors: default boxes: "keep" the model's, "fit" them to the data, or a file of `multibox anchors --save`.
         freeze: leading stages of the backbone that are not trained.
@@ -66,6 +69,7 @@ class ModelOptions(OptionSection):
     """
 
     model: str = "ssdlite300-coco"
+    arguments: str = ""
     imgsz: str = ""
     anchors: str = "keep"
     freeze: Annotated[int, Within(0)] = 0
@@ -75,6 +79,20 @@ class ModelOptions(OptionSection):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.size_hw()
+        self.builder_arguments()
+
+    def builder_arguments(self) -> dict[str, Any]:
+        """`arguments` as Python objects."""
+        try:
+            found = json.loads(self.arguments or "{}")
+        except ValueError as error:
+            raise OptionError(f"arguments={self.arguments!r}: not JSON ({error})") from None
+        if not isinstance(found, dict):
+            raise OptionError(f'arguments={self.arguments!r}: expected a JSON object, like {{"scales": "coco"}}')
+        for key, option in (("num_classes", "the data settles the classes"), ("size_hw", "write imgsz= for the size")):
+            if key in found:
+                raise OptionError(f"{key} is no further argument of the network: {option}")
+        return found
 
     def size_hw(self) -> tuple[int, int] | None:
         """(height, width) asked for, or None."""

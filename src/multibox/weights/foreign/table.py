@@ -1,0 +1,121 @@
+"""The table of importers: one row for each kind of foreign weights.
+
+A row names its module and imports nothing of it. The module has two functions: `recognise(path)` says by what a file
+or folder shows itself to be of this kind, or None; `read(path, class_map)` gives an `Imported`. Another package adds
+rows through the entry point group `multibox.importers`: each entry point there is an `ImporterRow`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from multibox.errors import OptionError, did_you_mean
+from multibox.spec.classes import ClassMap
+
+if TYPE_CHECKING:
+    from multibox.models.network import DetectionNetwork
+
+__all__ = ["ENTRY_POINTS", "IMPORTERS", "Imported", "ImporterRow", "importer_row", "recognised"]
+
+ENTRY_POINTS = "multibox.importers"
+
+
+class Imported(NamedTuple):
+    """What an importer gives.
+
+    Attributes:
+        network: with the foreign weights, in evaluation mode.
+        class_map: the classes, in the order of the outputs.
+        name: how to call the model.
+        source: where the weights come from.
+        licence: SPDX expression of the weights, or "".
+    """
+
+    network: DetectionNetwork
+    class_map: ClassMap
+    name: str
+    source: str
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class ImporterRow:
+    """One kind of foreign weights.
+
+    Args:
+        name: as in `multibox import FILE as=NAME`.
+        title: what it is, for listings.
+        module: with `recognise` and `read`.
+    """
+
+    name: str
+    title: str
+    module: str
+
+    def recognise(self, path: Path) -> str | None:
+        """By what a file or folder is of this kind; None where it is not."""
+        evidence: str | None = importlib.import_module(self.module).recognise(path)
+        return evidence
+
+    def read(self, path: Path, class_map: ClassMap | None = None) -> Imported:
+        """The network of a file or folder.
+
+        Args:
+            path: of the file or folder.
+            class_map: names of the classes; the file's own, or made-up ones, when left out.
+
+        Raises:
+            ModelFileError: it cannot be read.
+            ContractError: tensors that are missing, unknown or of another shape.
+        """
+        imported: Imported = importlib.import_module(self.module).read(path, class_map)
+        return imported
+
+
+_HERE = "multibox.weights.foreign"
+IMPORTERS: dict[str, ImporterRow] = {
+    row.name: row
+    for row in (
+        ImporterRow(
+            "tfjs-ssdlite",
+            "a TensorFlow.js graph model (folder with model.json) of the Object Detection API's SSDLite-MobileNetV2",
+            f"{_HERE}.tfjs",
+        ),
+        ImporterRow("torchvision-ssd300", "a state dict of torchvision's ssd300_vgg16", f"{_HERE}.torchvision"),
+    )
+}
+"""The importers of this package."""
+
+
+def _rows() -> dict[str, ImporterRow]:
+    added = [entry.load() for entry in entry_points(group=ENTRY_POINTS)]
+    return {**{row.name: row for row in added}, **IMPORTERS}
+
+
+def importer_row(name: str) -> ImporterRow:
+    """The row of an importer.
+
+    Raises:
+        OptionError: no such importer.
+    """
+    rows = _rows()
+    if name not in rows:
+        raise OptionError(f"unknown kind of weights {name!r}; {did_you_mean(name, rows)}")
+    return rows[name]
+
+
+def recognised(path: Path) -> tuple[ImporterRow, str] | None:
+    """The importer for a file or folder and what says so; None where no importer knows it.
+
+    Raises:
+        OptionError: several importers know it; the message names them.
+    """
+    found = [(row, evidence) for row in _rows().values() if (evidence := row.recognise(path)) is not None]
+    if len(found) > 1:
+        both = " and ".join(f"{row.name} ({evidence})" for row, evidence in found)
+        raise OptionError(f"{path} could be {both}; convert it first: multibox import {path} as=NAME")
+    return found[0] if found else None
