@@ -112,5 +112,5 @@ def test_wrong_options(call: Call, data: Path) -> None:
         call(data, "save=boxes.yaml")
     with pytest.raises(ModelFileError, match="no such model file"):
         call(data, "model=none.onnx")
-    with pytest.raises(OptionError, match="unknown model 'tinyssd25'; did you mean 'tinyssd256'"):
+    with pytest.raises(ModelFileError, match="tinyssd25: unknown model; did you mean 'tinyssd256'"):
         call(data, "model=tinyssd25")
