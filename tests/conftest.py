@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -50,3 +51,45 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
             signal.signal(signal.SIGXFSZ, handler)
 
     return limited
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--allowed-skips", metavar="FILE", help="fail if a test is skipped for a reason that no line of FILE allows"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("--allowed-skips")
+    if file is not None and not hasattr(config, "workerinput"):  # with several processes the first one judges
+        config.pluginmanager.register(_Skips(Path(file)))
+
+
+class _Skips:
+    """Collects the reasons of skipped tests and modules, and fails the run for one that is not allowed."""
+
+    def __init__(self, file: Path) -> None:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        self._allowed = re.compile("|".join(f"(?:{line})" for line in lines if line and not line.startswith("#")))
+        self._refused: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple) and not self._allowed.search(report.longrepr[2]):
+            self._refused[report.nodeid] = report.longrepr[2]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._refused:
+            terminalreporter.section("skipped without leave", red=True)
+            for test, reason in self._refused.items():
+                terminalreporter.line(f"{test}: {reason}")
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._refused and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
