@@ -15,6 +15,7 @@ __all__ = [
     "OptionError",
     "did_you_mean",
     "first_line",
+    "install_command",
     "last_line",
 ]
 
@@ -51,12 +52,17 @@ class OptionError(MultiboxError, ValueError):
     """An option or a name is unknown or has an impossible value."""
 
 
+def install_command(extra: str) -> str:
+    """How to add an extra to the environment."""
+    return f"pip install 'multibox[{extra}]' (in a checkout of it: pip install '.[{extra}]')"
+
+
 class MissingDependencyError(MultiboxError, ImportError):
     """An optional package is needed for what was asked. `extra` is the extra of multibox that brings it, if any."""
 
     def __init__(self, package: str, purpose: str, extra: str | None) -> None:
-        target = package if extra is None else f"'multibox[{extra}]'"
-        super().__init__(f"{purpose} needs the package {package!r}; install it with: pip install {target}")
+        command = f"pip install {package}" if extra is None else install_command(extra)
+        super().__init__(f"{purpose} needs the package {package!r}; install it with: {command}")
         self.package, self.extra = package, extra
 
 

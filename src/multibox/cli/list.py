@@ -8,6 +8,7 @@ import click
 
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL, NETWORKS
 from multibox.cli.options import KeyValueCommand
+from multibox.errors import install_command
 
 __all__ = ["command"]
 
@@ -24,4 +25,4 @@ def command() -> None:
     for name in NETWORKS:
         click.echo(f"  {name}")
     if importlib.util.find_spec("torch") is None:
-        click.echo("They need torch, which is not installed; install it with: pip install 'multibox[train]'")
+        click.echo(f"They need torch, which is not installed; install it with: {install_command('train')}")
