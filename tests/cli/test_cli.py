@@ -30,6 +30,7 @@ from multibox import Detector
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL, NETWORKS
 from multibox.cli import main
 from multibox.cli.info import render
+from multibox.errors import install_command
 from multibox.inference.engines.onnxruntime import OrtEngine
 from multibox.pictures.sources import RUN_MARKER
 from multibox.spec.card import METADATA_KEY, ModelCard, read_safetensors_card
@@ -742,7 +743,9 @@ def test_list_names_the_networks_without_torch(run: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said = run("list")
     assert all(f"  {name}\n" in said.out for name in NETWORKS)
-    assert said.out.endswith("need torch, which is not installed; (in a checkout of it: pip install '.[train]')\n")
+    assert said.out.endswith(
+        "need torch, which is not installed; install it with: pip install 'multibox[train]' (in a checkout of it: pip install '.[train]')\n"
+    )
 
 
 def test_the_listed_networks_are_those_that_can_be_built() -> None:
