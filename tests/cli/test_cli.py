@@ -743,9 +743,7 @@ def test_list_names_the_networks_without_torch(run: Run, monkeypatch: pytest.Mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     said = run("list")
     assert all(f"  {name}\n" in said.out for name in NETWORKS)
-    assert said.out.endswith(
-        "need torch, which is not installed; install it with: pip install 'multibox[train]' (in a checkout of it: pip install '.[train]')\n"
-    )
+    assert said.out.endswith(f"need torch, which is not installed; install it with: {install_command('train')}\n")
 
 
 def test_the_listed_networks_are_those_that_can_be_built() -> None:
