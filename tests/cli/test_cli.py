@@ -364,7 +364,7 @@ def test_text_csv_and_coco_files(run: Run) -> None:
     shutil.copy(CAT, "in/000000000139.png")
     shutil.copy(CUP, "in/cup.png")
     Image.new("RGB", (40, 30)).save("in/black.png")
-    args = ("in", "save=false", "save_txt=true", "--save-csv", "--save_coco=yes", "json=true")
+    args = ("in", "save=false", "save_txt=true", "save_conf=true", "--save-csv", "--save_coco=yes", "json=true")
     said = run("predict", *args)
     assert said.code == 0
     folder = Path("runs/predict")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multibox.cli import COMMANDS
 from multibox.cli.options import KeyValueCommand, Number
 
 
@@ -138,7 +140,9 @@ def test_a_switch_takes_no_picture_for_its_value() -> None:
         (["--maxdet", "3"], "unknown option '--maxdet'; did you mean '--max-det'?"),
         (["--no-sve"], "unknown option '--no-sve'; did you mean '--no-save'?"),
         (["--jsn"], "unknown option '--jsn'; did you mean '--json'?"),
-        (["-x"], "unknown option '-x'; known: "),
+        (["-x"], "the nearest are --max-det, --save-txt, --verbose; `many --help` lists all"),
+        (["--sourse", "a.jpg"], "unknown option '--sourse'; did you mean '--source'?"),
+        (["--source"], "option --source needs a value"),
         (["zzz=a.jpg"], "; a file of that name is written ./zzz=…"),
         (["conf=1"], "1.0 is not in the range 0<=x<1."),
         (["conf=nan"], "'nan' is not a number."),
@@ -202,6 +206,30 @@ def test_an_option_wins_over_a_file_of_that_name(tmp_path: Path, monkeypatch: py
     Path("conf=0.5").touch()
     assert parse("conf=0.5") == {"conf": 0.5}
     assert parse("./conf=0.5") == {"sources": ["./conf=0.5"]}
+
+
+@pytest.mark.parametrize(
+    ("verb", "line", "found"),
+    [
+        ("predict", "--source a.jpg --model m", {"sources": ("a.jpg",), "model": "m"}),
+        ("predict", "--source=a.jpg b.jpg data=c.jpg", {"sources": ("a.jpg", "b.jpg", "c.jpg")}),
+        ("train", "--data d --model m", {"data": "d", "model": "m"}),
+        ("val", "--data d --model m", {"data": "d", "model": "m"}),
+        ("val", "m --source d", {"data": "d", "model": "m"}),
+        ("export", "--data d --model m", {"data": "d", "model": "m"}),
+        ("benchmark", "--data d --model m --model=n", {"data": "d", "models": ("m", "n")}),
+        ("compare", "--run-a a --run_b=b", {"run_a": Path("a"), "run_b": Path("b")}),
+        ("info", "--model m", {"model": "m"}),
+        ("check", "--data d --model m", {"data": "d", "model": "m"}),
+        ("anchors", "--source d --model m", {"data": "d", "model": "m"}),
+        ("convert", "--from a --to b", {"source": "a", "target": "b"}),
+        ("convert", "--data=a target=b", {"source": "a", "target": "b"}),
+    ],
+)
+def test_the_names_of_arguments_in_every_verb(verb: str, line: str, found: dict[str, Any]) -> None:
+    command = importlib.import_module(COMMANDS[verb][0]).command
+    values = command.make_context(verb, line.split()).params
+    assert {name: values[name] for name in found} == found
 
 
 def test_source_names_an_argument() -> None:

@@ -23,7 +23,7 @@ CLASSES = ClassMap(("cat", "hot dog"), (17, 90))
 
 
 def options(folder: Path, **changes: Any) -> dict[str, Any]:
-    switches = dict.fromkeys(("save_txt", "save_csv", "save_coco", "as_json", "exist_ok"), False)
+    switches = dict.fromkeys(("save_txt", "save_conf", "save_csv", "save_coco", "as_json", "exist_ok"), False)
     return {"save": True, "project": str(folder / "runs"), "name": "predict", **switches, **changes}
 
 

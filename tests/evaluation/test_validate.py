@@ -6,17 +6,22 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from multibox import ClassMap, Detector
+from multibox.cli.val import command as val
 from multibox.data import Dataset, ImageRecord, read_dataset, write_dataset
 from multibox.errors import ClassMapError, ContractError, MultiboxError
 from multibox.evaluation import load_evaluation, save_evaluation, validate
+from multibox.pictures.sources import RUN_MARKER
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # What the shipped model finds on the examples, rounded to whole pixels, as truth in VOC's spelling of the classes.
@@ -63,8 +68,8 @@ def test_classes_meet_by_name_and_the_rest_is_said(detector: Detector, tmp_path:
     assert best == ["cat", "cup", "person"]
     notes = "\n".join(result.notes)
     assert "dining table → diningtable" in notes
-    assert "1 classes of the data set (1 objects) are left out of every number: spaceship" in notes
-    assert "76 classes of the model are not in the data set" in notes
+    assert "left out of every number, 1 class of the data set with 1 object: spaceship" in notes
+    assert "not in the data set and not predicted, 76 classes of the model" in notes
     assert result.problems == ()
 
 
@@ -108,8 +113,8 @@ def test_swapped_corners_and_other_sizes_are_said(detector: Detector, tmp_path: 
     )
     result = validate(detector, Dataset.from_records([swapped, *records[1:]], CLASSES, root=str(tmp_path)))
     notes = "\n".join(result.notes)
-    assert "1 boxes with swapped corners are left out" in notes
-    assert "1 pictures are not of the size declared" in notes
+    assert "left out: 1 box with swapped corners" in notes
+    assert "not of the declared size: 1 picture" in notes
     assert [len(truth) for truth in result.data.truths] == [1, 2, 1]
 
 
@@ -152,6 +157,21 @@ def multibox(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "multibox", *words], capture_output=True, text=True, cwd=cwd, check=False
     )
+
+
+@pytest.mark.parametrize("size", [0, 3_000])
+def test_val_on_a_full_disk_leaves_no_part_of_a_file(
+    size: int, tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    write_dataset(dataset(tmp_path / "pictures"), tmp_path / "data.json", format="coco")
+    words = ["ssdlite300-coco", str(tmp_path / "data.json"), "resamples=0", f"project={tmp_path / 'runs'}"]
+    with full_disk(size):
+        result = CliRunner().invoke(val, words, standalone_mode=False)
+    assert isinstance(result.exception, OSError), result.output
+    left = {path.name: path.stat().st_size for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    left.pop(RUN_MARKER, None)
+    assert left.keys() == ({"truth.json"} if size else set())
+    assert 0 not in left.values()
 
 
 def test_val_and_compare_on_the_command_line(tmp_path: Path) -> None:
@@ -198,8 +218,8 @@ def test_val_says_what_the_data_lost_and_refuses_early(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(json.dumps(content))
     done = multibox("val", "ssdlite300-coco", "data.json", "--json", "resamples=0", cwd=tmp_path)
     assert done.returncode == 1
-    assert "1 boxes could not be read" in done.stderr
-    assert any("1 boxes of the data set could not be read" in note for note in json.loads(done.stdout)["notes"])
+    assert "1 box could not be read" in done.stderr
+    assert any("1 box of the data set could not be read" in note for note in json.loads(done.stdout)["notes"])
     done = multibox("val", "ssdlite300-coco", "data.json", "metrics_engine=pycocotool", "name=early", cwd=tmp_path)
     assert done.returncode == 1
     assert "did you mean 'pycocotools'" in done.stderr

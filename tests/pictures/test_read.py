@@ -633,7 +633,7 @@ REFUSED = {
     "pdf": (b"%PDF-1.7\n%...", "PDF"),
     "npy": (b"\x93NUMPY\x01\0" + b" " * 100, "NumPy"),
     "zip": (b"PK\x03\x04" + bytes(50), "zip"),
-    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC picture, .*; convert it to JPEG first: heif"),
     "video": (b"\0\0\0\x18ftypmp42\0\0\0\0mp41isom", "video"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "known format"),
     "zero width png": (ZERO_PNG, "header is damaged"),

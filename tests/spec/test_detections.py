@@ -327,7 +327,7 @@ def test_coco_has_original_ids_and_unrounded_xywh(made: Detections) -> None:
 @given(any_detections())
 def test_yolo_text_read_back_to_pixels(made: Detections) -> None:
     height, width = made.picture_size_hw
-    lines = made.to_yolo().splitlines()
+    lines = made.to_yolo(scores=True).splitlines()
     assert len(lines) == len(made)
     for i, line in enumerate(lines):
         label, cx, cy, w, h, *score = line.split(" ")
@@ -339,8 +339,9 @@ def test_yolo_text_read_back_to_pixels(made: Detections) -> None:
 
 
 def test_yolo_text_by_hand() -> None:
-    assert make()[1].to_yolo() == "0 0.5 0.5 1 1 0.5\n"
-    assert make(scores=None)[1].to_yolo() == "0 0.5 0.5 1 1\n"
+    assert make()[1].to_yolo() == "0 0.5 0.5 1 1\n"
+    assert make()[1].to_yolo(scores=True) == "0 0.5 0.5 1 1 0.5\n"
+    assert make(scores=None)[1].to_yolo(scores=True) == "0 0.5 0.5 1 1\n"
     assert empty().to_yolo() == ""
 
 

@@ -35,6 +35,7 @@ def command(
     from multibox.data.findings import Findings
     from multibox.data.formats.table import read_dataset
     from multibox.data.picture_files import check_sizes
+    from multibox.data.write_report import counted
     from multibox.doctor.anchors import propose_anchors, save_anchor_spec
     from multibox.doctor.picture_checks import split_role
     from multibox.errors import OptionError
@@ -55,7 +56,8 @@ def command(
         click.echo(json.dumps({"data": data, "split": split, "model": model, **proposal.to_dict(), "saved": save}))
         return
     part = "" if split is None else f", split {split}"
-    click.echo(one_line(f"{dataset.origin}{part}: {len(dataset)} pictures, {dataset.num_boxes} boxes"))
+    size = f"{counted(len(dataset), 'picture')}, {counted(dataset.num_boxes, 'box', 'boxes')}"
+    click.echo(one_line(f"{dataset.origin}{part}: {size}"))
     height, width = proposal.size_hw
     click.echo(one_line(f"default boxes of {card.name}, for an input of {height} × {width} (h × w) pixels:"))
     for line in proposal.lines():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from multibox.errors import OptionError, did_you_mean
+from multibox.errors import OptionError
 from multibox.spec.classes import ClassMap
 
 __all__ = ["BuilderArguments", "KeyValueCommand", "Number", "builder_arguments", "parse_size_hw", "select_classes"]
@@ -20,6 +21,9 @@ _KEY_VALUE = re.compile(r"(?P<key>[A-Za-z][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOT
 _BUILDER_ARGUMENT = re.compile(r"(?:--)?model\.(?P<key>[A-Za-z][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOTALL)
 _YES, _NO = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
 _TRUE, _FALSE = _YES | {"1"}, _NO | {"0"}
+_SYNONYMS = {"data": "source", "source": "data"}
+NEAREST = 3
+"""Options that are shown to somebody who wrote an unknown one."""
 
 
 class Number(click.FloatRange):
@@ -40,9 +44,10 @@ class KeyValueCommand(click.Command):
 
     - A switch accepts `--save`, `--no-save`, `save=true`, `--save=false` and `--save false`. The last one takes no 0
       and 1, which are names of many a folder. `save` alone is the switch unless there is a file of that name.
-    - An argument may be written with its name as well: `source=cat.jpg`, `model=best.onnx`.
+    - An argument may be written with its name as well: `source=cat.jpg`, `--model best.onnx`. `data` and `source` are
+      one name where a verb has only one of them.
     - With `builder_arguments`, the words `model.KEY=VALUE` are what a network is built with.
-    - An unknown key is refused with the nearest known one, unless the whole word is the name of an existing file.
+    - An unknown key is refused with the nearest known ones, unless the whole word is the name of an existing file.
     - After `--` everything is an argument.
     """
 
@@ -87,14 +92,19 @@ class _Rewriter:
             if built is not None:
                 options.append(f"--model.={_key(built['key'])}={built['value']}")
                 continue
-            if word.startswith("--"):
+            argument = self._argument(_key(match["key"] if match else word))
+            if argument is not None and (match is not None or word.startswith("--")):
+                value = match["value"] if match else self._value(word, remaining)
+                if argument.nargs == 1:
+                    named[str(argument.name)] = value
+                else:
+                    words.append(value)
+            elif word.startswith("--"):
                 options += self._dashed(word, match, remaining)
             elif word in self._short:
                 options.append(word)
                 if not self._short[word].is_flag:
-                    if not remaining:
-                        raise click.UsageError(f"option {word} needs a value", self._ctx)
-                    options.append(remaining.pop(0))
+                    options.append(self._value(word, remaining))
             elif word.startswith("-") and word != "-":
                 raise self._unknown(word)
             elif match is None and self._is_switch(word) and not os.path.lexists(word):
@@ -103,16 +113,16 @@ class _Rewriter:
                 words.append(word)
             elif _key(match["key"]) in self._options | self._switch_off:
                 options += self._spelled(_key(match["key"]), match["value"])
-            elif argument := self._argument(_key(match["key"])):
-                if argument.nargs == 1:
-                    named[str(argument.name)] = match["value"]
-                else:
-                    words.append(match["value"])
             elif os.path.lexists(word):
                 words.append(word)
             else:
                 raise self._unknown(match["key"])
         return [*options, "--", *self._in_order(words, named)]
+
+    def _value(self, word: str, remaining: list[str]) -> str:
+        if not remaining:
+            raise click.UsageError(f"option {word} needs a value", self._ctx)
+        return remaining.pop(0)
 
     def _dashed(self, word: str, match: re.Match[str] | None, remaining: list[str]) -> list[str]:
         key = _key(match["key"] if match else word)
@@ -148,7 +158,11 @@ class _Rewriter:
         return option is not None and option.is_flag and _key(word) != "help"
 
     def _argument(self, key: str) -> click.Argument | None:
-        return next((a for a in self._arguments if key in _names(a)), None)
+        """The argument that may be called so, unless an option is."""
+        if key in self._options | self._switch_off:
+            return None
+        keys = (key, _SYNONYMS.get(key, key))
+        return next((a for key in keys for a in self._arguments if key in _names(a)), None)
 
     def _in_order(self, words: list[str], named: dict[str, str]) -> list[str]:
         out: list[str] = []
@@ -161,14 +175,18 @@ class _Rewriter:
 
     def _unknown(self, word: str) -> click.UsageError:
         bare = word.lstrip("-")
-        known = {*self._options, *(self._switch_off if bare.startswith("no") else ())} - {"help"}
-        if bare == word:  # key=value, where keys have underscores
-            hint = did_you_mean(bare.replace("-", "_"), known)
-            if hint.startswith("known") and self._arguments:
-                hint += f"; a file of that name is written ./{word}=…"
-        else:
-            hint = did_you_mean(bare.replace("_", "-"), (key.replace("_", "-") for key in known))
-            hint = hint.replace("did you mean '", "did you mean '--")
+        off = self._switch_off if bare.startswith("no") else ()
+        known = {*self._options, *off, *(_names(argument)[-1] for argument in self._arguments)} - {"help"}
+        is_dashed = bare != word  # key=value has underscores in its key
+        shown = {key: f"--{key.replace('_', '-')}" if is_dashed else key for key in known}
+        key = bare.replace("-", "_").casefold()
+        near = difflib.get_close_matches(key, known, n=NEAREST, cutoff=0)
+        if difflib.get_close_matches(key, near, n=1):
+            return click.UsageError(f"unknown option {word!r}; did you mean {shown[near[0]]!r}?", self._ctx)
+        hint = f"the nearest are {', '.join(shown[key] for key in near)}" if near else "there are no options"
+        hint += f"; `{self._ctx.command_path} --help` lists all"
+        if not is_dashed and self._arguments:
+            hint += f"; a file of that name is written ./{word}=…"
         return click.UsageError(f"unknown option {word!r}; {hint}", self._ctx)
 
 
@@ -177,9 +195,9 @@ def _key(spelling: str) -> str:
 
 
 def _names(argument: click.Argument) -> tuple[str, ...]:
-    """How an argument may be called: "sources" and, since one is given at a time, "source"."""
-    name = str(argument.name)
-    return (name,) if argument.nargs == 1 else (name, name.removesuffix("s"))
+    """How an argument may be called: "sources" and, since one is given at a time, "source"; as the help calls it."""
+    name, shown = str(argument.name), (argument.metavar or "").casefold()
+    return (name, *([shown] if shown.isalpha() else []), name.removesuffix("s"))
 
 
 class BuilderArguments(click.Option):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from multibox.errors import ImageError, MultiboxError, OptionError
+from multibox.files import atomic_write
 from multibox.pictures.read import one_line
 from multibox.spec.detections import Detections
 
@@ -72,7 +73,7 @@ class Outputs:
         from multibox.pictures.sources import unique_output_names
 
         self._draw = options["save"] if options["save"] is not None else not options["as_json"]
-        self._text = options["save_txt"]
+        self._text, self._scores = options["save_txt"], options["save_conf"]
         wanted = self._draw or self._text or options["save_csv"] or options["save_coco"]
         self.folder = (
             new_run_folder(options["project"], options["name"], exist_ok=options["exist_ok"]) if wanted else None
@@ -121,7 +122,7 @@ class Outputs:
             plain = all(name == name.strip() and name.isprintable() for name in class_map.names)
             if plain and not any(name.casefold() == "classes" for name in self._names):
                 text = "".join(f"{name}\n" for name in class_map.names)
-                (folder / "labels" / "classes.txt").write_text(text, encoding="utf-8")
+                atomic_write(folder / "labels" / "classes.txt", text, durable=False)
             else:  # a line each does not hold such names, or the labels of a picture have the name of the list
                 write_class_file(folder / "labels" / CLASS_FILE, class_map)
 
@@ -144,7 +145,8 @@ class Outputs:
     def _write(self, folder: Path, number: int, detections: Detections) -> None:
         stem = self._names[number]
         if self._text:
-            (folder / "labels" / f"{stem}.txt").write_text(detections.to_yolo(), encoding="utf-8")
+            text = detections.to_yolo(scores=self._scores)
+            atomic_write(folder / "labels" / f"{stem}.txt", text, durable=False)
         if self._csv:
             self._csv.writerows(detections.to_csv_rows())
         if self._coco:

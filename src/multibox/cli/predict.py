@@ -14,7 +14,7 @@ import click
 from multibox.catalogue import DEFAULT_MODEL
 from multibox.cli.options import KeyValueCommand, Number, builder_arguments, select_classes
 from multibox.cli.outputs import open_outputs
-from multibox.errors import ImageError
+from multibox.errors import ImageError, OptionError
 from multibox.pictures.read import one_line
 from multibox.spec.classes import ClassMap
 from multibox.spec.detections import Detections
@@ -53,6 +53,7 @@ BAR_FROM = 10  # pictures; fewer are over before a bar tells anything
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option("--save/--no-save", default=None, help="Write pictures with drawn boxes.  [default: yes, unless json]")
 @click.option("--save-txt/--no-save-txt", default=False, help="Write YOLO text files.")
+@click.option("--save-conf/--no-save-conf", default=False, help="Add the score to each line of the YOLO text files.")
 @click.option("--save-coco/--no-save-coco", default=False, help="Write a COCO results file.")
 @click.option("--save-csv/--no-save-csv", default=False, help="Write a CSV table.")
 @click.option("--json/--no-json", "as_json", default=False, help="Print one JSON object per picture.")
@@ -72,6 +73,8 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
     if not sources:
         raise click.UsageError("name at least one picture, folder or pattern: multibox predict cat.jpg")
     expansion = expand_sources(sources, stdin=getattr(sys.stdin, "buffer", None))
+    if options["save_conf"] and not options["save_txt"]:
+        raise OptionError("save_conf=true adds scores to the files of save_txt=true; say both")
     problems = list(expansion.problems)
     say = _Printer(quiet=options["quiet"], as_json=options["as_json"])
     others = expansion.skipped - expansion.skipped_runs

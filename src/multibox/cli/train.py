@@ -109,8 +109,11 @@ def _resume(folder: Path, options: dict[str, Any]) -> int:
 
 
 def _summary(result: Any) -> None:
+    from multibox.data.write_report import counted
+
     if result.skipped:
-        click.echo(f"{len(result.skipped)} pictures could not be read; `multibox check` names them", err=True)
+        pictures = counted(len(result.skipped), "picture")
+        click.echo(f"{pictures} could not be read; `multibox check` names them", err=True)
     if result.finished and result.best.is_file():
         click.echo(f"best weights (after epoch {result.best_epoch}): {result.best}")
         click.echo(f"use them:  multibox predict PICTURES model={result.best}")

@@ -15,6 +15,7 @@ import numpy as np
 from multibox.cli.options import KeyValueCommand, builder_arguments, select_classes
 from multibox.cli.outputs import discard_empty_folder, new_run_folder
 from multibox.errors import MissingDependencyError, OptionError
+from multibox.files import atomic_write
 from multibox.pictures.read import one_line
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def command(model: str, data: str, **options: Any) -> int:
     if a picture or a box could not be read.
     """
     from multibox.data import read_dataset
+    from multibox.data.write_report import counted
     from multibox.evaluation import EvaluationSet, evaluate_coco, save_evaluation, validate
     from multibox.inference import Detector
 
@@ -89,8 +91,8 @@ def command(model: str, data: str, **options: Any) -> int:
         if not quiet:
             click.echo(text, err=True)
 
-    size = f"{len(dataset)} pictures, {dataset.num_boxes} objects, {len(dataset.class_map)} classes"
-    say(f"reading {dataset.origin}: {size}")
+    size = f"{counted(len(dataset), 'picture')}, {counted(dataset.num_boxes, 'object')}"
+    say(f"reading {dataset.origin}: {size}, {counted(len(dataset.class_map), 'class', 'classes')}")
     for line in dataset.findings.summary():
         say(f"  {line}")
     # Whatever could refuse the result is asked before the minutes of predicting: the engine of the metrics, the folder.
@@ -109,14 +111,14 @@ def command(model: str, data: str, **options: Any) -> int:
             progress=lambda items: _progress(items, quiet=quiet),
             name=f"{detector.card.name} on {Path(data).name}" + (f" ({options['split']})" if options["split"] else ""),
         )
+        for note in result.notes:
+            say(f"  {note}")
+        save_evaluation(folder, result.data)
+        metrics, report = _evaluate(result, dataset.origin, options, folder)
+        atomic_write(folder / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     except BaseException:
         discard_empty_folder(folder)
         raise
-    for note in result.notes:
-        say(f"  {note}")
-    save_evaluation(folder, result.data)
-    metrics, report = _evaluate(result, dataset.origin, options, folder)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False), encoding="utf-8")
     if options["as_json"]:
         click.echo(json.dumps(metrics["summary"], allow_nan=False))
     elif not options["quiet"]:
@@ -124,9 +126,9 @@ def command(model: str, data: str, **options: Any) -> int:
     say(f"results in {folder}; open {folder / 'report.html'}")
     for error in result.problems:
         click.echo(f"multibox: {one_line(error)}", err=True)
-    lost = dataset.findings.lost_boxes
+    lost = dataset.findings.loss()
     if lost:
-        click.echo(f"multibox: {data}: {lost} boxes could not be read; `multibox check` names them", err=True)
+        click.echo(f"multibox: {data}: {lost} could not be read; `multibox check` names them", err=True)
     return EXIT_BAD_DATA if result.problems or lost else 0
 
 
@@ -225,7 +227,7 @@ def _evaluate(result: Validation, origin: str, options: dict[str, Any], folder: 
         split=split,
         data=data,
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    atomic_write(folder / "report.html", page)
     return metrics, "\n\n".join(texts)
 
 

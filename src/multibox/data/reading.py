@@ -17,6 +17,7 @@ from multibox.data.names import spelling, split_in_file_name, split_in_path, usu
 from multibox.data.picture_files import actual_size_hw
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of, suffix_of
+from multibox.data.write_report import counted
 from multibox.errors import ContractError, MultiboxError
 from multibox.pictures.read import one_line
 from multibox.spec.classes import ClassMap
@@ -242,7 +243,7 @@ class Reading(PictureFinder):
             self.findings.add(kind, shown, place, message)
         if path in self.claimed:
             lost = entry.met - len(entry.others)
-            message = f"{path} has other annotations, which were read; the {lost} boxes of these are lost"
+            message = f"{path} has other annotations, which were read; {counted(lost, 'box is', 'boxes are')} lost"
             self.account.pictures_named += 1
             self.findings.add("several_annotations", shown, where, message, lost=lost)
             return
@@ -277,7 +278,8 @@ class Reading(PictureFinder):
         self.spoil(*paths)
         self.account.pictures_named += len(paths)
         shown = split or "the pictures without a split"
-        message = f"none of its {len(paths)} pictures ({paths[0]} …) has an annotation file; they were not read"
+        shown_pictures = f"{counted(len(paths), 'picture')}, {paths[0]} …"
+        message = f"no picture of it has an annotation file ({shown_pictures}); none was read"
         hint = hint or "put the annotation files where those of the other splits lie, or remove the pictures"
         failure = DataError(self.source, f"{shown}: {message}", hint)
         self._first_failure = self._first_failure or failure

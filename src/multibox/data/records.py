@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from multibox.data.columns import FLAGS, Builder, Columns, TextColumn, decode_id, flag_bits
 from multibox.data.findings import Account, DataError, Finding, Findings
 from multibox.data.names import usual_split
+from multibox.data.write_report import counted
 from multibox.errors import ContractError, ImageError
 from multibox.pictures.read import picture_size_hw
 from multibox.spec.classes import ClassMap
@@ -165,7 +166,13 @@ class Dataset:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        sizes = f"{len(self)} pictures, {self.num_boxes} boxes, {len(self.class_map)} classes"
+        sizes = ", ".join(
+            (
+                counted(len(self), "picture"),
+                counted(self.num_boxes, "box", "boxes"),
+                counted(len(self.class_map), "class", "classes"),
+            )
+        )
         return f"Dataset({sizes}, root={str(self.root)!r})"
 
     def _position(self, index: int) -> int:

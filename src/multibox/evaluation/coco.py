@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from multibox.data.write_report import counted
 from multibox.errors import OptionError, did_you_mean
 from multibox.evaluation import coco_engines
 from multibox.evaluation.records import EvaluationSet
@@ -80,7 +81,9 @@ class CocoResult:
             if row.truths or row.detections:
                 values = (row.ap, row.ap50, row.ap75, row.ap_small, row.ap_medium, row.ap_large, row.ar100)
                 rows.append([row.name, str(row.truths), *(number(value, digits) for value in values)])
-        return f"{text_table(header, rows)}\n{self.protocol}\nengine: {self.engine}, {self.pictures} pictures"
+        return (
+            f"{text_table(header, rows)}\n{self.protocol}\nengine: {self.engine}, {counted(self.pictures, 'picture')}"
+        )
 
 
 def evaluate_coco(data: EvaluationSet, *, engine: Engine = "auto") -> CocoResult:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from multibox.evaluation.confusion import ConfusionMatrix
 from multibox.evaluation.curves import Curve, Curves
 from multibox.evaluation.errors import ErrorSplit
 from multibox.evaluation.tables import number
+from multibox.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +49,8 @@ _DPI = 150
 
 def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as a PNG file."""
-    figure.savefig(path, format="png", dpi=_DPI)
+    with atomic_path(Path(path)) as partial:
+        figure.savefig(partial, format="png", dpi=_DPI)
 
 
 def plot_precision_recall(curves: Curves, *, title: str = "") -> Figure:

@@ -63,7 +63,9 @@ def html_report(
         body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         parts.append(f"<h2>{text(heading)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
     if plots:
-        parts.append("<h2>Plots</h2>" + "".join(_image(png, "png", description) for description, png in plots))
+        parts.append(
+            "<h2>Plots</h2>" + "".join(_image(png, "png", description, caption=False) for description, png in plots)
+        )
     for error in split.errors:
         figures = [_example(example, data) for example in error.examples[:EXAMPLES_PER_ERROR]]
         if figures:
@@ -77,11 +79,12 @@ def html_report(
     )
 
 
-def _image(content: bytes, kind: str, description: str) -> str:
+def _image(content: bytes, kind: str, description: str, *, caption: bool = True) -> str:
+    """A picture; `caption` shows its description below, which a plot has as its title."""
     data = base64.b64encode(content).decode()
-    caption = html.escape(description)
-    picture = f'<img alt="{caption}" src="data:image/{kind};base64,{data}">'
-    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+    text = html.escape(description)
+    below = f"<figcaption>{text}</figcaption>" if caption else ""
+    return f'<figure><img alt="{text}" src="data:image/{kind};base64,{data}">{below}</figure>'
 
 
 def _example(example: ErrorExample, data: EvaluationSet) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from multibox.errors import MultiboxError
 from multibox.evaluation.records import EvaluationSet, Truth
+from multibox.files import atomic_write
 from multibox.spec.classes import ClassMap
 from multibox.spec.detections import Detections
 
@@ -21,11 +22,11 @@ TRUTH_FILE, PREDICTIONS_FILE = "truth.json", "coco-results.json"
 
 def save_evaluation(folder: Path, data: EvaluationSet) -> None:
     """Write `truth.json` and `coco-results.json` (COCO's own form, with the data set's category ids), unrounded."""
-    (folder / TRUTH_FILE).write_text(json.dumps(_truth_json(data), allow_nan=False), encoding="utf-8")
+    atomic_write(folder / TRUTH_FILE, json.dumps(_truth_json(data), allow_nan=False))
     rows: list[dict[str, Any]] = []
     for number, predictions in enumerate(data.predictions):
         rows += predictions.to_coco(_image_id(data, number))
-    (folder / PREDICTIONS_FILE).write_text(json.dumps(rows, allow_nan=False), encoding="utf-8")
+    atomic_write(folder / PREDICTIONS_FILE, json.dumps(rows, allow_nan=False))
 
 
 def _image_id(data: EvaluationSet, number: int) -> int | str:

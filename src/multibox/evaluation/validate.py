@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from multibox.data import Dataset, ImageRecord
+from multibox.data.write_report import counted
 from multibox.errors import ClassMapError, ContractError, ImageError
 from multibox.evaluation.mapping import ClassMapping, map_classes
 from multibox.evaluation.records import EvaluationSet, Truth
@@ -273,33 +274,33 @@ def _image_ids(dataset: Dataset) -> tuple[list[int | str], tuple[str, ...]]:
 def _notes(mapping: ClassMapping, dataset: Dataset, shared: ClassMap, counts: dict[str, int]) -> tuple[str, ...]:
     data = dataset.class_map
     notes = []
-    lost = dataset.findings.lost_boxes
+    lost = dataset.findings.loss()
     if lost:
-        notes.append(
-            f"{lost} boxes of the data set could not be read and are in no number; `multibox check` names them"
-        )
+        notes.append(f"{lost} of the data set could not be read and are in no number; `multibox check` names them")
     renamed = [f"{ours} → {theirs}" for ours, theirs in mapping.mapped if ours != theirs]
     if renamed:
         notes.append(f"classes under another name: {', '.join(renamed)}")
     left_out = [name for name in data.names if name not in shared.names]
     if left_out:
         notes.append(
-            f"{len(left_out)} classes of the data set ({counts['unknown classes']} objects) are left out of every "
-            f"number: {_short(left_out)}"
+            f"left out of every number, {counted(len(left_out), 'class', 'classes')} of the data set with "
+            f"{counted(counts['unknown classes'], 'object')}: {_short(left_out)}"
         )
     if mapping.unmapped_source:
         unused = mapping.unmapped_source
         notes.append(
-            f"{len(unused)} classes of the model are not in the data set and were not predicted: {_short(unused)}"
+            f"not in the data set and not predicted, {counted(len(unused), 'class', 'classes')} of the model: "
+            f"{_short(unused)}"
         )
     if counts["swapped corners"]:
         notes.append(
-            f"{counts['swapped corners']} boxes with swapped corners are left out; `multibox check` names them"
+            f"left out: {counted(counts['swapped corners'], 'box', 'boxes')} with swapped corners; "
+            "`multibox check` names them"
         )
     if counts["other sizes"]:
         notes.append(
-            f"{counts['other sizes']} pictures are not of the size declared for them; their boxes were taken as they "
-            "stand, `multibox check` names the pictures"
+            f"not of the declared size: {counted(counts['other sizes'], 'picture')}, whose boxes were taken as they "
+            "stand; `multibox check` names them"
         )
     return tuple(notes)
 

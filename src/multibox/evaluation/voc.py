@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox import __version__
+from multibox.data.write_report import counted
 from multibox.evaluation.accumulate import Measure, class_values
 from multibox.evaluation.matching import AREA_RANGES, MatchedDetections, match_voc
 from multibox.evaluation.records import EvaluationSet
@@ -66,7 +67,9 @@ class VocResult:
             if row.truths or row.detections:
                 values = (row.ap50, row.ap50_11point, row.ap50_small, row.ap50_medium, row.ap50_large, row.recall)
                 rows.append([row.name, str(row.truths), *(number(value, digits) for value in values)])
-        return f"{text_table(header, rows)}\n{self.protocol}\nengine: {self.engine}, {self.pictures} pictures"
+        return (
+            f"{text_table(header, rows)}\n{self.protocol}\nengine: {self.engine}, {counted(self.pictures, 'picture')}"
+        )
 
 
 def evaluate_voc(data: EvaluationSet, *, iou: float = 0.5) -> VocResult:

@@ -74,13 +74,18 @@ if find_spec("PIL.AvifImagePlugin"):  # since Pillow 11.3
 _FORMATS_BY_SUFFIX = {".tga": ("TGA",), ".dib": ("DIB",)}
 
 _FOREIGN_SIGNATURES = (
-    (re.compile(rb"%PDF"), "a PDF document", "save the page as PNG or JPEG first"),
-    (re.compile(rb"\x93NUMPY"), "a NumPy array file", "load it with numpy.load and pass the array"),
-    (re.compile(rb"\s*<(!doctype|html|head|body)", re.I), "a web page", "download the picture itself"),
-    (re.compile(rb"\s*(<\?xml|<svg)", re.I), "an XML or SVG file", "render it to PNG first"),
-    (re.compile(rb"PK\x03\x04"), "a zip archive", "unpack it first"),
-    (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.S), "a HEIC picture", "convert it to JPEG or PNG first"),
-    (re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", re.S), "a video", "extract its frames first"),
+    (re.compile(rb"%PDF"), "a PDF document, not a picture", "save the page as PNG or JPEG first"),
+    (re.compile(rb"\x93NUMPY"), "a NumPy array file, not a picture", "load it with numpy.load and pass the array"),
+    (re.compile(rb"\s*<(!doctype|html|head|body)", re.I), "a web page, not a picture", "download the picture itself"),
+    (re.compile(rb"\s*(<\?xml|<svg)", re.I), "an XML or SVG file, not a picture", "render it to PNG first"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive, not a picture", "unpack it first"),
+    (
+        re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.S),
+        "a HEIC picture, a kind that is not read",
+        "convert it to JPEG first: heif-convert a.heic a.jpg, on a Mac sips -s format jpeg a.heic --out a.jpg, in "
+        "Windows save a copy from Photos",
+    ),
+    (re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", re.S), "a video, not a picture", "extract its frames first"),
 )
 _DAMAGED_SIGNATURE = re.compile(rb"\xff\xd8|\x89PNG|GIF8|BM|RIFF....WEBP|II\*\0|MM\0\*", re.S)
 
@@ -410,7 +415,7 @@ def _refuse_unknown(stream: BinaryIO, shown: str, error: Exception) -> NoReturn:
         raise ImageError(shown, "is empty", "copy or download it again") from error
     for signature, kind, remedy in _FOREIGN_SIGNATURES:
         if signature.match(start):
-            raise ImageError(shown, f"is {kind}, not a picture", remedy) from error
+            raise ImageError(shown, f"is {kind}", remedy) from error
     if _DAMAGED_SIGNATURE.match(start):
         reason = "starts like a picture, but its header is damaged, cut off or of a rare kind"
         raise ImageError(shown, reason, "copy it again, or save it again as PNG or JPEG") from error

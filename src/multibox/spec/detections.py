@@ -228,17 +228,20 @@ class Detections:
             rows.append(out if row.score is None else {**out, "score": row.score})
         return rows
 
-    def to_yolo(self) -> str:
-        """YOLO text, a line per object: index, centre x, centre y, width, height and the score if any.
+    def to_yolo(self, *, scores: bool = False) -> str:
+        """YOLO text, a line per object: index, centre x, centre y, width, height.
 
         Coordinates are fractions of the picture's sides.
+
+        Args:
+            scores: add the score, where there is one, as a sixth number. Tools that read labels take five.
         """
         height, width = self.picture_size_hw
         lines = []
         for row in self:
             x1, y1, x2, y2 = row.box_xyxy
             values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
-            values += [] if row.score is None else [row.score]
+            values += [row.score] if scores and row.score is not None else []
             lines.append(" ".join([str(row.label), *(f"{value:.9g}" for value in values)]))
         return "".join(line + "\n" for line in lines)
 

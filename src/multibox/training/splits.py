@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from multibox.data import DataError, Dataset, read_dataset
 from multibox.data.records import ImageRecord
+from multibox.data.write_report import counted
 from multibox.errors import OptionError
 from multibox.spec.classes import ClassMap
 from multibox.training.config import TrainConfig
@@ -49,7 +50,7 @@ def read_training_data(config: TrainConfig, say: Callable[[str], None]) -> tuple
 
 
 def _size(dataset: Dataset) -> str:
-    return f"{len(dataset)} pictures, {dataset.num_boxes} objects"
+    return f"{counted(len(dataset), 'picture')}, {counted(dataset.num_boxes, 'object')}"
 
 
 def _splits(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, Dataset | None, str]:
@@ -73,7 +74,7 @@ def _splits(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, Dataset | N
         else:
             pool = wanted if wanted is not None else _named(dataset, "train")
             held = _held_out(np.arange(len(dataset)) if pool is None else pool, config)
-            how = f"{len(held)} pictures held out of those to learn from"
+            how = f"{counted(len(held), 'picture')} held out of those to learn from"
     if wanted is not None and (options.val_split or not how.endswith("learn from")):
         learnt = wanted
     else:

@@ -281,7 +281,7 @@ class _File:
         self._builder.set_last_labels(labels)
         for count, what in ((pictures.converted, "image_id"), (classes.converted, "category_id")):
             if count:
-                message = f"{what} of {count} annotations is text where the ids of the list are numbers, or the reverse"
+                message = f"{what} of an annotation is text where the ids of the list are numbers, or the reverse"
                 findings.add("ids_compared", shown, "", message, count=count)
         self._report_rest()
         return np.array(owners, np.int64)
@@ -299,10 +299,10 @@ class _File:
             shown = repr(entry.get("bbox"))[:80] if isinstance(entry, dict) else repr(entry)[:80]
             self._findings.add("unparsable_box", self._file, where, f"bbox is {shown}; the box is lost", lost=1)
         if self._from_shapes:
-            message = f"{self._from_shapes} annotations have a polygon or mask and no box; the box around it was taken"
+            message = "an annotation has a polygon or mask and no box; the box around it was taken"
             self._findings.add("polygon_to_box", self._file, "", message, count=self._from_shapes)
         if self._not_kept:
-            message = f"{self._not_kept} segmentations or key points beside boxes are not kept"
+            message = "segmentations or key points beside a box are not kept"
             self._findings.add("detail_not_kept", self._file, "", message, count=self._not_kept)
 
 

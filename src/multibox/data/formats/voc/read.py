@@ -22,7 +22,7 @@ from multibox.data.entries import Entry, Evidence, Object
 from multibox.data.findings import DataError
 from multibox.data.formats.voc.lists import Listed, SplitLists, key_of, list_files
 from multibox.data.formats.voc.write import ANNOTATIONS, CORNERS, FIRST_PIXEL, PICTURES
-from multibox.data.names import spelling, split_in_path
+from multibox.data.names import is_web_address, spelling, split_in_path
 from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.shapes import Box, around_points, around_sides, numbers
@@ -185,8 +185,9 @@ class _Reader:
             return reading.partner(file, written)
         found = reading.look(written or stem_of(file), (folder_of(file), PICTURES, "images", ""))
         elsewhere = (element.findtext("path") or "").strip()
-        if found is None and elsewhere and (reading.pictures.root / elsewhere).is_file():
-            found = elsewhere
+        if found is None and elsewhere:
+            there = is_web_address(elsewhere) or (reading.pictures.root / elsewhere).is_file()
+            found = elsewhere if there else None
         usual = spelling(file.split("/")[0]) == spelling(ANNOTATIONS)
         folder = PICTURES if usual and reading.pictures is reading.tree else folder_of(file)
         name = written or f"{stem_of(file)}.jpg"

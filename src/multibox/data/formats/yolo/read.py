@@ -24,6 +24,7 @@ from multibox.data.names import spelling, split_in_path, usual_split
 from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of, stem_of, suffix_of
+from multibox.data.write_report import counted
 from multibox.pictures.read import PICTURE_SUFFIXES
 from multibox.spec.classes import ClassMap
 
@@ -271,10 +272,11 @@ class _Reader:
             self.reading.meet(files=1)
             self.reading.pass_over(file, f"{pictures[0]} has another label file")
             return
-        message = f"there is no picture for it; its {lines} boxes are lost"
+        message = f"there is no picture for it; {counted(lines, 'box is', 'boxes are')} lost"
         if alone:
             place = next(label_places(alone[0]))
-            message = f"it has the name of {alone[0]}, whose label file must be {place}; its {lines} boxes are lost"
+            lost = counted(lines, "box is", "boxes are")
+            message = f"it has the name of {alone[0]}, whose label file must be {place}; {lost} lost"
         self.reading.meet(boxes=lines)
         self.reading.findings.add(kind, file, "", message, lost=lines)
 
