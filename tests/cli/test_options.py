@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multibox.cli import COMMANDS
+from multibox.cli import COMMANDS, cli
 from multibox.cli.options import KeyValueCommand, Number
 
 
@@ -228,7 +228,8 @@ def test_an_option_wins_over_a_file_of_that_name(tmp_path: Path, monkeypatch: py
 )
 def test_the_names_of_arguments_in_every_verb(verb: str, line: str, found: dict[str, Any]) -> None:
     command = importlib.import_module(COMMANDS[verb][0]).command
-    values = command.make_context(verb, line.split()).params
+    parent = click.Context(cli, info_name="multibox", **cli.context_settings)
+    values = command.make_context(verb, line.split(), parent).params
     assert {name: values[name] for name in found} == found
 
 
