@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import json
+import pickle
 import sys
 import types
 from pathlib import Path
@@ -236,6 +237,7 @@ def test_of_classes() -> None:
         {"scores": None},
         {"class_map": ClassMap(("cat", "dog", "cow"))},
         {"picture_size_hw": (640, 480)},
+        {"columns": {"track_id": [1, 2, 3]}},
     ],
 )
 def test_what_makes_two_unequal(changes: dict[str, Any]) -> None:
@@ -248,6 +250,93 @@ def test_what_makes_two_equal() -> None:
     assert make(scores=None) == make(scores=None)
     assert empty() == make(boxes_xyxy=[], labels=[], scores=None)
     assert make() != "detections"
+
+
+# ------------------------------------------------------------------------------------------------ extra columns
+
+
+def tracked() -> Detections:
+    return make(columns={"track_id": [7, 8, 9], "speed": [[1.5, 2.0]] * 3, "plate": ["a", "b", ""], "new": [True] * 3})
+
+
+@given(any_detections(), st.data())
+def test_extra_columns_stay_with_their_objects(made: Detections, data: st.DataObject) -> None:
+    numbers = np.arange(len(made))
+    marked = made.with_columns(track_id=numbers, speed=np.stack([numbers, -numbers], axis=1), text=numbers.astype(str))
+    if not len(made):
+        assert marked == made
+        return
+    order = data.draw(st.lists(st.integers(0, len(made) - 1)))
+    mask = data.draw(st.lists(st.booleans(), min_size=len(made), max_size=len(made)))
+    for part in (
+        marked[order],
+        marked[np.array(mask)],
+        marked[::-1],
+        marked.above(0.5),
+        marked.of_classes(made.names[:1]),
+        dataclasses.replace(marked, path="other"),
+        pickle.loads(pickle.dumps(marked)),
+        Detections.from_dict(json.loads(json.dumps(marked.to_dict())), COCO_CLASSES),
+    ):
+        if not len(part):
+            continue
+        rows = part.columns["track_id"]
+        assert part.columns.keys() == {"track_id", "speed", "text"}
+        np.testing.assert_array_equal(part.boxes_xyxy, made.boxes_xyxy[rows])
+        np.testing.assert_array_equal(part.columns["speed"], np.stack([rows, -rows], axis=1))
+        assert part.columns["text"].tolist() == [str(row) for row in rows]
+
+
+def test_extra_columns_in_every_format() -> None:
+    row = {"track_id": 7, "speed": [1.5, 2.0], "plate": "a", "new": True}
+    made = tracked()
+    assert next(iter(made)).columns == row
+    for exported in (made.to_dict()["detections"][0], made.to_coco(1)[0], made.to_huggingface()[0]):
+        assert {key: exported[key] for key in row} == row
+        json.dumps(exported)
+    assert made.to_csv_rows()[0][len(Detections.CSV_COLUMNS) :] == (7, "[1.5, 2.0]", "a", True)
+    assert len(empty(columns={"track_id": []}).to_csv_rows()[0]) == len(Detections.CSV_COLUMNS) + 1
+    assert made.to_yolo() == make().to_yolo()
+
+
+def test_extra_columns_as_tensors_and_in_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = types.ModuleType("supervision")
+    fake.Detections = lambda **arguments: arguments  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "supervision", fake)
+    out = tracked().to_supervision()
+    assert out["tracker_id"].tolist() == [7, 8, 9]
+    assert out["data"]["plate"].tolist() == ["a", "b", ""]
+    torch = pytest.importorskip("torch", reason="the train extra is not installed")
+    tensors = tracked().to_torchvision(first_label=1)
+    assert torch.equal(tensors["track_id"], torch.tensor([7, 8, 9]))
+    assert tensors["plate"] == ["a", "b", ""]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"track_id": [1, 2]}, r"column 'track_id' must be \[3, …\] like boxes_xyxy, got \[2\]"),
+        ({"score": [1, 2, 3]}, "a column cannot be called 'score'"),
+        ({"two words": [1, 2, 3]}, "a column cannot be called 'two words'"),
+        ({"object": [None] * 3}, "must hold numbers, truth values or texts"),
+        ({"ragged": [[1], [1, 2], []]}, "must be an array"),
+        ({"scalar": 3}, r"must be \[3, …\]"),
+    ],
+)
+def test_columns_that_are_refused(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        make(columns=columns)
+
+
+def test_columns_are_copies_and_read_only() -> None:
+    given = np.array([1, 2, 3])
+    made = make(columns={"track_id": given})
+    given[0] = 9
+    assert made.columns["track_id"].tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="read-only"):
+        made.columns["track_id"][0] = 9
+    with pytest.raises(TypeError):
+        made.columns["other"] = given  # type: ignore[index]
 
 
 # ------------------------------------------------------------------------------------------------ adapters
@@ -409,7 +498,8 @@ def test_supervision_through_its_constructor(monkeypatch: pytest.MonkeyPatch) ->
     fake.Detections = lambda **arguments: arguments  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "supervision", fake)
     out = make().to_supervision()
-    assert set(out) == {"xyxy", "confidence", "class_id", "data"}
+    assert set(out) == {"xyxy", "confidence", "class_id", "tracker_id", "data"}
+    assert out["tracker_id"] is None
     np.testing.assert_array_equal(out["xyxy"], np.float32(BOXES))
     assert out["class_id"].tolist() == [1, 0, 1]
     assert out["data"]["class_name"].tolist() == ["dog", "cat", "dog"]

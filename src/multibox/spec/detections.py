@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from multibox.errors import ContractError, MissingDependencyError
+from multibox.errors import ContractError
 from multibox.spec.classes import ClassMap
+from multibox.spec.converters import RESERVED, Converters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,10 +32,11 @@ class Detection:
     label: int
     score: float | None
     box_xyxy: tuple[float, float, float, float]
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, eq=False)
-class Detections:
+class Detections(Converters):
     """The objects of one picture. Immutable; arrays are copied and set read-only on construction.
 
     Args:
@@ -44,6 +47,8 @@ class Detections:
         picture_size_hw: (height, width) of the upright picture.
         path: the name of the picture, as given.
         source: what `plot` reads again when it is given no picture (a path, or the object the caller passed in).
+        columns: more about every object, by name (`track_id` …): arrays [N, …] of numbers, truth values or texts. They
+            go wherever their objects go: into every selection and every format that has room for them.
 
     Raises:
         ContractError: shapes, ranges or values that break the above; the message shows expected and actual.
@@ -56,6 +61,7 @@ class Detections:
     picture_size_hw: tuple[int, int]
     path: str | None = None
     source: Any = field(default=None, repr=False)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         boxes = _frozen(self.boxes_xyxy, np.float32, "boxes_xyxy")
@@ -82,9 +88,15 @@ class Detections:
             height = width = 0
         if height < 1 or width < 1:
             raise ContractError(f"picture_size_hw must be positive (height, width), got {self.picture_size_hw}")
-        for name, value in (("boxes_xyxy", boxes), ("labels", labels), ("scores", scores)):
+        columns = MappingProxyType({name: _column(name, values, len(boxes)) for name, values in self.columns.items()})
+        for name, value in (("boxes_xyxy", boxes), ("labels", labels), ("scores", scores), ("columns", columns)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "picture_size_hw", (height, width))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew in another process, where it is checked and immutable again."""
+        values = [getattr(self, item.name) for item in fields(self)]
+        return type(self), (*values[:-1], dict(self.columns))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,19 +117,22 @@ class Detections:
             boxes_xyxy=self.boxes_xyxy[picked],
             labels=self.labels[picked],
             scores=None if self.scores is None else self.scores[picked],
+            columns={name: values[picked] for name, values in self.columns.items()},
         )
 
     def __eq__(self, other: object) -> bool:
-        """Same objects in the same order, classes and picture size; path and source do not count."""
+        """Same objects and columns in the same order, classes and picture size; path and source do not count."""
         if not isinstance(other, Detections):
             return NotImplemented
-        if self.scores is None or other.scores is None:
-            # Without objects there are no scores to have or not to have.
-            same_scores = self.scores is other.scores or len(self) == len(other) == 0
-        else:
-            same_scores = np.array_equal(self.scores, other.scores)
+        mine, theirs = dict(self.columns), dict(other.columns)
+        mine |= {} if self.scores is None else {"scores": self.scores}
+        theirs |= {} if other.scores is None else {"scores": other.scores}
+        # Without objects there is nothing to have or not to have.
+        same_columns = len(self) == len(other) == 0 or (
+            mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        )
         return (
-            same_scores
+            same_columns
             and np.array_equal(self.boxes_xyxy, other.boxes_xyxy)
             and np.array_equal(self.labels, other.labels)
             and self.class_map == other.class_map
@@ -152,152 +167,18 @@ class Detections:
         """Only the objects of the given classes (names or indexes)."""
         return self[np.isin(self.labels, self.class_map.select(wanted))]
 
+    def with_columns(self, **columns: ArrayLike) -> Detections:
+        """The same objects with more columns, or others of the same name."""
+        return replace(self, columns={**self.columns, **{name: np.asarray(values) for name, values in columns.items()}})
+
     def _row(self, i: int) -> Detection:
         x1, y1, x2, y2 = (float(v) for v in self.boxes_xyxy[i])
         score = None if self.scores is None else float(self.scores[i])
-        return Detection(self.class_map.names[self.labels[i]], int(self.labels[i]), score, (x1, y1, x2, y2))
+        columns = {name: values[i].tolist() for name, values in self.columns.items()}
+        return Detection(self.class_map.names[self.labels[i]], int(self.labels[i]), score, (x1, y1, x2, y2), columns)
 
     def _scores_or_ones(self) -> NDArray[np.float32]:
         return np.ones(len(self), np.float32) if self.scores is None else self.scores
-
-    # Adapters. Coordinates are never rounded.
-
-    def to_dict(self) -> dict[str, Any]:
-        """The row of `multibox predict --json`: path, width, height and a list of detections in pixels."""
-        height, width = self.picture_size_hw
-        return {
-            "path": self.path,
-            "width": width,
-            "height": height,
-            "detections": [
-                {
-                    "name": row.name,
-                    "class_id": row.label,
-                    "confidence": row.score,
-                    "box": dict(zip(("x1", "y1", "x2", "y2"), row.box_xyxy, strict=True)),
-                }
-                for row in self
-            ],
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], class_map: ClassMap) -> Detections:
-        """Inverse of `to_dict`; names and indexes must agree with `class_map`.
-
-        Raises:
-            ContractError: something is missing or of the wrong kind.
-        """
-        try:
-            return cls._from_dict(data, class_map)
-        except KeyError as error:
-            raise ContractError(f"this is no row of `multibox predict --json`: {error} is missing") from None
-        except TypeError as error:
-            raise ContractError(f"this is no row of `multibox predict --json`: {error}") from None
-
-    @classmethod
-    def _from_dict(cls, data: Mapping[str, Any], class_map: ClassMap) -> Detections:
-        rows = data["detections"]
-        for row in rows:
-            if class_map.index(row["name"]) != row["class_id"]:
-                raise ContractError(
-                    f"class {row['name']!r} has index {row['class_id']} in the data "
-                    f"but {class_map.index(row['name'])} in the class map"
-                )
-        scores = [row["confidence"] for row in rows]
-        if 0 < scores.count(None) < len(scores):
-            raise ContractError("some objects have a confidence and some have none; give all or none")
-        return cls(
-            [[row["box"][k] for k in ("x1", "y1", "x2", "y2")] for row in rows],  # type: ignore[arg-type]
-            [row["class_id"] for row in rows],  # type: ignore[arg-type]
-            None if None in scores else scores,  # type: ignore[arg-type]
-            class_map,
-            (data["height"], data["width"]),
-            data["path"],
-        )
-
-    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
-        """Rows of a COCO results file: original category ids, bbox [x, y, width, height] in pixels."""
-        rows = []
-        for row in self:
-            x1, y1, x2, y2 = row.box_xyxy
-            out = {
-                "image_id": image_id,
-                "category_id": self.class_map.ids[row.label],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-            }
-            rows.append(out if row.score is None else {**out, "score": row.score})
-        return rows
-
-    def to_yolo(self, *, scores: bool = False) -> str:
-        """YOLO text, a line per object: index, centre x, centre y, width, height.
-
-        Coordinates are fractions of the picture's sides.
-
-        Args:
-            scores: add the score, where there is one, as a sixth number. Tools that read labels take five.
-        """
-        height, width = self.picture_size_hw
-        lines = []
-        for row in self:
-            x1, y1, x2, y2 = row.box_xyxy
-            values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
-            values += [row.score] if scores and row.score is not None else []
-            lines.append(" ".join([str(row.label), *(f"{value:.9g}" for value in values)]))
-        return "".join(line + "\n" for line in lines)
-
-    CSV_COLUMNS = ("path", "width", "height", "name", "class_id", "confidence", "x1", "y1", "x2", "y2")
-
-    def to_csv_rows(self) -> list[tuple[Any, ...]]:
-        """Rows in the order of `CSV_COLUMNS`; a picture without objects gives one row with empty object columns."""
-        height, width = self.picture_size_hw
-        head = (self.path, width, height)
-        if not len(self):
-            return [(*head, *[None] * (len(self.CSV_COLUMNS) - len(head)))]
-        return [(*head, row.name, row.label, row.score, *row.box_xyxy) for row in self]
-
-    def to_huggingface(self) -> list[dict[str, Any]]:
-        """What the Hugging Face object-detection pipeline returns (its boxes are rounded to whole pixels)."""
-        keys = ("xmin", "ymin", "xmax", "ymax")
-        return [
-            {
-                "score": row.score,
-                "label": row.name,
-                "box": {k: round(v) for k, v in zip(keys, row.box_xyxy, strict=True)},
-            }
-            for row in self
-        ]
-
-    def to_torchvision(self, *, first_label: Literal[0, 1]) -> dict[str, Any]:
-        """Torchvision's dictionary of tensors: boxes xyxy pixels, labels, and scores if any.
-
-        Args:
-            first_label: the number of the first class. torchvision's own detectors count from 1 because 0 is their
-                background; say which you want, there is no default.
-        """
-        if first_label not in (0, 1):
-            raise ContractError(f"first_label must be 0 or 1, got {first_label!r}")
-        try:
-            import torch
-        except ImportError:
-            raise MissingDependencyError("torch", "the torchvision dictionary", "train") from None
-        out = {
-            "boxes": torch.from_numpy(self.boxes_xyxy.copy()),
-            "labels": torch.from_numpy(self.labels + first_label),
-        }
-        return out if self.scores is None else {**out, "scores": torch.from_numpy(self.scores.copy())}
-
-    def to_supervision(self) -> Any:
-        """`supervision.Detections`, with the class names under data["class_name"]."""
-        try:
-            import supervision
-        except ImportError:
-            raise MissingDependencyError("supervision", "to_supervision()", None) from None
-        return supervision.Detections(
-            xyxy=self.boxes_xyxy.copy(),
-            confidence=None if self.scores is None else self.scores.copy(),
-            class_id=self.labels.copy(),
-            data={"class_name": np.array(self.names, dtype=str)},
-        )
 
     def plot(self, picture: Any = None, *, line_width: int | None = None) -> Image:
         """The picture with its boxes drawn, as a PIL image.
@@ -357,6 +238,24 @@ def _picture_format(path: Path) -> str:
 def _all(holds: NDArray[np.bool_]) -> bool:
     """`holds.all()`; counting takes a fraction of the time of a reduction, which on few values is mostly its start."""
     return bool(np.count_nonzero(holds) == holds.size)
+
+
+def _column(name: str, values: ArrayLike, count: int) -> NDArray[Any]:
+    """A read-only copy of an extra column [count, …], with its own type."""
+    if not isinstance(name, str) or not name.isidentifier() or name in RESERVED:
+        raise ContractError(
+            f"a column cannot be called {name!r}; use letters, digits and _, and not {sorted(RESERVED)}"
+        )
+    try:
+        array = np.array(values)
+    except (TypeError, ValueError) as error:
+        raise ContractError(f"column {name!r} must be an array ({error})") from None
+    if array.dtype.kind not in "biufU":
+        raise ContractError(f"column {name!r} must hold numbers, truth values or texts, got {array.dtype}")
+    if array.ndim < 1 or len(array) != count:
+        raise ContractError(f"column {name!r} must be [{count}, …] like boxes_xyxy, got {list(array.shape)}")
+    array.flags.writeable = False
+    return array
 
 
 def _frozen(values: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
