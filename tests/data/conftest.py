@@ -94,6 +94,6 @@ def shots(tmp_path: Path) -> list[Shot]:
     ]
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for name, size_wh, _, _ in found:
-        Image.new("RGB", size_wh).save(folder / name)
+    for number, (name, size_wh, _, _) in enumerate(found):
+        Image.new("RGB", size_wh, (40 * number, 0, 0)).save(folder / name)
     return [Shot(folder / name, name, size, split, tuple(boxes)) for name, size, split, boxes in found]

@@ -112,7 +112,7 @@ def ultralytics(root: Path, shots: list[Shot]) -> None:
 @layout()
 def yolo_capital_folders(root: Path, shots: list[Shot]) -> None:
     yolo_folders(root, shots, "Images", "Labels")
-    text(root, "data.yaml", ["train: Images", "val: Images", f"names: [{', '.join(classes(shots))}]"])
+    text(root, "data.yaml", ["train: Images", f"names: [{', '.join(classes(shots))}]"])
 
 
 @layout()
