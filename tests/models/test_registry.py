@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from multibox.core.loss import multibox_loss
 from multibox.core.postprocess import postprocess
 from multibox.core.structures import Target
 from multibox.errors import ContractError, OptionError
-from multibox.models import create_model, list_models, register_model
+from multibox.models import create_model, list_models, register_model, registry
+from multibox.models.features import Neck
+from multibox.models.heads import MultiboxHead
 from multibox.models.inspect import summarise
 from multibox.models.network import DetectionNetwork, NetworkSpec, StageSpec
 
@@ -231,6 +234,89 @@ def test_ssd300_summary_by_hand() -> None:
     convs += [(channels, boxes * 25, 3, side) for channels, boxes, side in levels]
     assert summary["multiply_adds"] == sum(i * o * k * k * s * s for i, o, k, s in convs)
     assert summary["parameters"] == 26_285_486  # as counted for the other ports of SSD300 with 21 outputs
+
+
+@pytest.mark.parametrize("size_hw", [(256, 256), (264, 200)])
+def test_maps_behind_a_neck_are_those_that_heads_read(size_hw: tuple[int, int]) -> None:
+    """Stride and field of upsampled and joined maps, against the pixels that really move a cell in the middle."""
+    network = create_model("toy_gated_cascade", size_hw=list(size_hw)).eval()
+    network.neck = _Second(network.neck)
+    levels = summarise(network)["levels"]
+    assert [level["name"] for level in levels] == ["stride_8_mixed", "stride_16_mixed", "stride_32_mixed"]
+    assert [level["stride"] for level in levels] == [8, 16, 32]
+    images = torch.randn(1, 3, *size_hw, requires_grad=True)
+    for level, level_map in zip(levels, network.neck(network.features(images))[0], strict=True):
+        row, column = level_map.shape[2] // 2, level_map.shape[3] // 2
+        seen = torch.zeros(size_hw, dtype=torch.bool)
+        for y in (row - 1, row):  # cells on both sides of a cell of the coarser map
+            for x in (column - 1, column):
+                (moved,) = torch.autograd.grad(level_map[0, :, y, x].abs().sum(), images, retain_graph=True)
+                seen |= moved[0].abs().sum(0) > 0
+        rows = int(seen.any(1).nonzero().max() - seen.any(1).nonzero().min()) + 1
+        field, stride = level["receptive_field"], level["stride"]
+        assert min(field - 64, size_hw[0] - 64) <= rows <= min(field + stride, size_hw[0])
+
+
+class _Second(Neck):
+    """The maps of the second stage of a neck for both stages."""
+
+    def __init__(self, neck: Neck) -> None:
+        super().__init__()
+        self.neck, self.channels, self.level_names = neck, neck.channels, neck.level_names
+
+    def forward(self, maps):
+        return [self.neck(maps)[1]] * 2
+
+
+def test_fields_of_upsampling_and_transposed_convolutions_by_hand() -> None:
+    from multibox.models.inspect import _Tracer
+
+    images = torch.empty(1, 3, 64, 64, device="meta")
+    with torch.no_grad(), (tracer := _Tracer(images)):
+        down = torch.nn.functional.conv2d(images, torch.empty(4, 3, 3, 3, device="meta"), stride=4, padding=1)
+        nearest = torch.nn.functional.interpolate(down, scale_factor=2)
+        linear = torch.nn.functional.interpolate(down, scale_factor=2, mode="bilinear")
+        transposed = torch.nn.functional.conv_transpose2d(down, torch.empty(4, 5, 4, 4, device="meta"), stride=2)
+        pooled = torch.nn.functional.adaptive_avg_pool2d(down, 1)
+        gated = down * pooled
+    assert tracer.reach(down) == (3, 4)
+    assert tracer.reach(nearest) == (3, 2)
+    assert tracer.reach(linear) == (3 + 4, 2)
+    assert tracer.reach(transposed) == (3 + 4, 2)
+    assert tracer.reach(pooled) == (None, None)
+    assert tracer.reach(gated) == (None, 4)
+    assert tracer.multiply_adds == 16 * 16 * 4 * 27 + 16 * 16 * 4 * 5 * 16
+
+
+def test_declared_channels_must_be_those_of_the_maps() -> None:
+    network = create_model("toy_gated_cascade")
+    network.neck.channels = (8, 8, 9)
+    with pytest.raises(ContractError, match=r"maps of \(8, 8, 9\) channels are declared, got"):
+        network.feature_sizes_hw()
+
+
+def test_heads_take_other_branches() -> None:
+    def two_layers(inputs: int, outputs: int) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Conv2d(inputs, 5, 1), torch.nn.ReLU(), torch.nn.Conv2d(5, outputs, 1))
+
+    head = MultiboxHead((4, 6), (2, 3), 7, branch=two_layers, sigmoid=True)
+    offsets, logits = head([torch.zeros(1, 4, 5, 5), torch.zeros(1, 6, 2, 2)])
+    assert (offsets.shape, logits.shape) == ((1, 62, 4), (1, 62, 7))
+    assert [layer.out_channels for layer in head.class_layers()] == [14, 21]
+    assert all(torch.all(layer.bias == layer.bias[0]) for layer in head.class_layers())
+
+
+def test_an_installed_package_brings_a_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def borrowed(*, num_classes: int = 2) -> DetectionNetwork:
+        return create_model("tinyssd256", num_classes=num_classes)
+
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+    entry = EntryPoint("borrowed", f"{__name__}:borrowed", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == registry.ENTRY_POINTS else [])
+    monkeypatch.setattr(EntryPoint, "load", lambda self: borrowed)
+    assert "borrowed" in list_models()
+    made = create_model("borrowed", num_classes=3)
+    assert (made.builder, made.arguments) == ("borrowed", {"num_classes": 3})
 
 
 def test_published_parameter_counts() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from multibox.core.matching import MatchOptions
-from multibox.models.features import FeatureNetwork
+from multibox.models.features import FeatureNetwork, Neck
 from multibox.models.heads import MultiboxHead
 from multibox.models.network import DetectionNetwork, NetworkSpec, StageSpec
 from multibox.models.registry import register_model
@@ -46,8 +46,11 @@ class ToyFeatures(FeatureNetwork):
         return maps
 
 
-class TopDown(nn.Module):
+class TopDown(Neck):
     """The first stage reads the maps as they are, the second one each map with the next coarser one added."""
+
+    channels = ToyFeatures.channels
+    level_names = tuple(f"{name}_mixed" for name in ToyFeatures.level_names)
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +79,7 @@ def toy_gated_cascade(*, num_classes: int = 3, size_hw: tuple[int, int] = (64, 6
 
 
 def _build(
-    num_classes: int, size_hw: Sequence[int], stages: tuple[StageSpec, ...], *, neck: type[nn.Module] | None
+    num_classes: int, size_hw: Sequence[int], stages: tuple[StageSpec, ...], *, neck: type[Neck] | None
 ) -> DetectionNetwork:
     spec = NetworkSpec(
         num_classes=num_classes,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +11,11 @@ from torch import Tensor, nn
 from multibox.core.structures import Stage
 from multibox.models.layers import ConvNormAct, SameConv2d
 
-__all__ = ["MultiboxHead"]
+__all__ = ["BranchFactory", "MultiboxHead", "conv3x3_branch", "depthwise_branch"]
 
-HeadKind = Literal["conv3x3", "depthwise"]
+BranchFactory = Callable[[int, int], nn.Module]
+"""Channels of a map and of its predictions -> what computes one from the other; a 1×1 or 3×3 convolution comes last."""
+
 FOREGROUND_PRIOR = 0.01  # initial probability of a class under sigmoid, so that early loss is not all background
 
 
@@ -28,7 +29,7 @@ class MultiboxHead(nn.Module):
         channels: channels of each map.
         boxes_per_cell: default boxes at a cell of each map.
         outputs_per_box: C + 1 for softmax (background first), C for sigmoid.
-        kind: "conv3x3" as in SSD (paper section 2.1), or "depthwise" as in SSDLite (3×3 depthwise, then 1×1).
+        branch: makes each of them: `conv3x3_branch`, `depthwise_branch`, or another.
         sigmoid: start class biases at the foreground prior.
     """
 
@@ -38,19 +39,23 @@ class MultiboxHead(nn.Module):
         boxes_per_cell: Sequence[int],
         outputs_per_box: int,
         *,
-        kind: HeadKind = "conv3x3",
+        branch: BranchFactory | None = None,
         sigmoid: bool = False,
     ) -> None:
         super().__init__()
         self.outputs_per_box = outputs_per_box
+        make = branch or conv3x3_branch
         pairs = list(zip(channels, boxes_per_cell, strict=True))
-        self.offsets = nn.ModuleList(_branch(c, boxes * 4, kind) for c, boxes in pairs)
-        self.logits = nn.ModuleList(_branch(c, boxes * outputs_per_box, kind) for c, boxes in pairs)
+        self.offsets = nn.ModuleList(make(c, boxes * 4) for c, boxes in pairs)
+        self.logits = nn.ModuleList(make(c, boxes * outputs_per_box) for c, boxes in pairs)
         if sigmoid:
-            for branch in self.logits:
-                last = branch if isinstance(branch, nn.Conv2d) else branch[-1]  # type: ignore[index]
-                assert last.bias is not None
-                nn.init.constant_(last.bias, -math.log((1 - FOREGROUND_PRIOR) / FOREGROUND_PRIOR))
+            for layer in self.class_layers():
+                assert layer.bias is not None
+                nn.init.constant_(layer.bias, -math.log((1 - FOREGROUND_PRIOR) / FOREGROUND_PRIOR))
+
+    def class_layers(self) -> list[nn.Conv2d]:
+        """The last layer of each level's class branch, whose outputs are the logits."""
+        return [[m for m in branch.modules() if isinstance(m, nn.Conv2d)][-1] for branch in self.logits]
 
     def forward(self, maps: Sequence[Tensor]) -> Stage:
         """One [B, channels[k], h_k, w_k] per level -> offsets [B, A, 4] and logits [B, A, K]."""
@@ -59,17 +64,26 @@ class MultiboxHead(nn.Module):
         return Stage(torch.cat(offsets, dim=1), torch.cat(logits, dim=1))
 
 
-def _branch(inputs: int, outputs: int, kind: HeadKind) -> nn.Module:
-    if kind == "depthwise":
-        last: nn.Conv2d = SameConv2d(inputs, outputs, 1)
-        branch: nn.Module = nn.Sequential(ConvNormAct(inputs, inputs, 3, groups=inputs), last)
-        nn.init.normal_(last.weight, std=0.03)  # TensorFlow's truncated normal for SSDLite predictors
-    else:
-        branch = last = nn.Conv2d(inputs, outputs, 3, padding=1)
-        nn.init.xavier_uniform_(last.weight)  # as in the released SSD configuration
-    assert last.bias is not None
-    nn.init.zeros_(last.bias)
+def conv3x3_branch(inputs: int, outputs: int) -> nn.Module:
+    """A 3×3 convolution, as in SSD (paper section 2.1); starts as in the released configuration."""
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.xavier_uniform_(layer.weight)
+    _zero_bias(layer)
+    return layer
+
+
+def depthwise_branch(inputs: int, outputs: int) -> nn.Module:
+    """A 3×3 depthwise convolution, then a 1×1, as in SSDLite (MobileNetV2, section 6.2)."""
+    last = SameConv2d(inputs, outputs, 1)
+    branch = nn.Sequential(ConvNormAct(inputs, inputs, 3, groups=inputs), last)
+    nn.init.normal_(last.weight, std=0.03)  # TensorFlow's truncated normal for SSDLite predictors
+    _zero_bias(last)
     return branch
+
+
+def _zero_bias(layer: nn.Conv2d) -> None:
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
 
 
 def _rows(x: Tensor, width: int) -> Tensor:

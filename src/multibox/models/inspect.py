@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,14 +16,22 @@ __all__ = ["summarise"]
 
 aten = torch.ops.aten
 _POOLS = (aten.max_pool2d_with_indices.default,)
-_GLOBAL_POOLS = (aten.amax.default, aten.adaptive_max_pool2d.default, aten._adaptive_avg_pool2d.default)
+_UPSAMPLINGS = (
+    aten.upsample_nearest2d,
+    aten.upsample_bilinear2d,
+    aten.upsample_bicubic2d,
+    aten._upsample_nearest_exact2d,
+)
+_GLOBAL_POOLS = (aten.amax.default, aten.mean.dim, aten.adaptive_max_pool2d.default, aten._adaptive_avg_pool2d.default)
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every tensor operation: how far each output sees into the input, and what it costs.
 
     A tensor's reach is (receptive field, jump) in input pixels per axis-free side: a k-wide, d-dilated window over
-    positions `jump` apart adds (k − 1) · d · jump to the field; a stride multiplies the jump.
+    positions `jump` apart adds (k − 1) · d · jump to the field; a stride multiplies the jump; upsampling divides it by
+    the quotient of the sides. Where maps are joined, the field is the widest and the jump the smallest: cells of maps
+    of one size lie equally far apart, and only upsampling to an odd size leaves a quotient that is not quite it.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -36,22 +45,30 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._reach[tensor] = reach
 
     def reach(self, tensor: Tensor) -> tuple[int | None, int | None]:
-        """(receptive field, stride) in pixels; None when a global pooling made it the whole picture."""
+        """(receptive field, stride) in pixels; None where a global pooling made it the whole picture."""
         field, jump = self._reach[tensor]
-        return (None, None) if field == float("inf") else (int(field), int(jump))
+        return None if math.isinf(field) else round(field), None if math.isinf(jump) else round(jump)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         sources = [self._reach[a] for a in _tensors(args) if a in self._reach]
         if sources:
-            reach = (max(s[0] for s in sources), max(s[1] for s in sources))
+            reach = (max(s[0] for s in sources), min(s[1] for s in sources))
             if func is aten.convolution.default:
-                self.multiply_adds += out.numel() // out.shape[0] * args[1][0].numel()
-                reach = _window(reach, args[1].shape[-1], stride=args[3][0], dilation=args[5][0])
+                places = args[0] if args[6] else out  # each of them meets the whole kernel of one channel
+                self.multiply_adds += places.numel() // out.shape[0] * args[1][0].numel()
+                kernel, stride, dilation, transposed = args[1].shape[-1], args[3][0], args[5][0], args[6]
+                if transposed:  # each cell sees every stride-th place of the window
+                    reach = (reach[0] + ((kernel - 1) * dilation // stride) * reach[1], reach[1] / stride)
+                else:
+                    reach = _window(reach, kernel, stride=stride, dilation=dilation)
             elif func in _POOLS:
                 reach = _window(reach, args[1][0], stride=args[2][0], dilation=1)
             elif func in _GLOBAL_POOLS:
-                reach = (float("inf"), reach[1])
+                reach = (math.inf, math.inf)
+            elif func.overloadpacket in _UPSAMPLINGS:
+                seen = 0 if "nearest" in str(func) else 3 if "bicubic" in str(func) else 1  # further cells
+                reach = (reach[0] + seen * reach[1], reach[1] * args[0].shape[2] / out.shape[2])
             for result in _tensors([out]):
                 self._set(result, reach)
         return out
@@ -95,9 +112,7 @@ def summarise(detector: DetectionNetwork, size_hw: tuple[int, int] | None = None
         detector.train(was_training)
     levels: list[dict[str, Any]] = []
     outputs_per_box = detector.spec.outputs_per_box
-    for name, level_map, boxes in zip(
-        detector.features.level_names, maps, detector.spec.anchors.boxes_per_cell, strict=True
-    ):
+    for name, level_map, boxes in zip(detector.level_names, maps, detector.spec.anchors.boxes_per_cell, strict=True):
         height, width = level_map.shape[2:]
         field, stride = tracer.reach(level_map)
         levels.append(

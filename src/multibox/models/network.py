@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from multibox.core.matching import DEFAULT_MATCHING, MatchOptions
 from multibox.core.structures import Raw
 from multibox.errors import ContractError
-from multibox.models.features import FeatureNetwork
+from multibox.models.features import FeatureNetwork, Neck
 from multibox.models.heads import MultiboxHead
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.postprocess import DEFAULT_VARIANCES, PostprocessSpec, Variances
 from multibox.spec.preprocess import Preprocess
 
 __all__ = ["DetectionNetwork", "NetworkSpec", "StageSpec"]
-
-Neck = Callable[[Sequence[Tensor]], Sequence[Sequence[Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,7 @@ class DetectionNetwork(nn.Module):
         features: the backbone with its extra levels.
         heads: one head per stage; a plain SSD has one.
         spec: how to read the output.
-        neck: a module that turns the feature maps into one list of maps per stage; without it every stage reads the
-            features themselves.
+        neck: turns the feature maps into the maps of each stage; without it every stage reads the features themselves.
 
     Raises:
         ContractError: the heads are not those that `spec.stages` describes.
@@ -114,7 +111,7 @@ class DetectionNetwork(nn.Module):
         heads: Sequence[MultiboxHead],
         spec: NetworkSpec,
         *,
-        neck: nn.Module | None = None,
+        neck: Neck | None = None,
     ) -> None:
         super().__init__()
         outputs = tuple(head.outputs_per_box for head in heads)
@@ -133,10 +130,18 @@ class DetectionNetwork(nn.Module):
         per_stage = [maps] * len(self.heads) if self.neck is None else self.neck(maps)
         return tuple(head(stage_maps) for head, stage_maps in zip(self.heads, per_stage, strict=True))
 
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """What the literature calls each map that heads read."""
+        return (self.features if self.neck is None else self.neck).level_names
+
     def feature_sizes_hw(self, size_hw: tuple[int, int] | None = None) -> list[tuple[int, int]]:
-        """Measured (height, width) of every map the first head reads, for an input size.
+        """Measured (height, width) of every map that heads read, for an input size.
 
         Measured by a run without data on torch's meta device; nothing is computed.
+
+        Raises:
+            ContractError: an input too small for the network, maps that are not as declared or differ between stages.
         """
         size = size_hw or self.spec.preprocess.size_hw
         if size not in self._sizes:
@@ -144,19 +149,23 @@ class DetectionNetwork(nn.Module):
         return self._sizes[size]
 
     def _meta_maps(self, size_hw: tuple[int, int]) -> Sequence[Tensor]:
-        trunk = nn.ModuleList([self.features] if self.neck is None else [self.features, self.neck])
+        trunk = _Trunk(self.features, self.neck)
         state = {k: v.to("meta") for k, v in (*trunk.named_parameters(), *trunk.named_buffers())}
         # Two pictures, because batch normalisation in training mode refuses a single value per channel.
         images = torch.empty(2, 3, *size_hw, device="meta", dtype=next(self.parameters()).dtype)
         try:
-            maps: Sequence[Tensor] = torch.func.functional_call(
-                _First(trunk), {f"trunk.{k}": v for k, v in state.items()}, images
-            )
+            stages: list[Sequence[Tensor]] = torch.func.functional_call(trunk, state, images)
         except RuntimeError as error:
             raise ContractError(
                 f"an input of {size_hw} (height, width) is too small for this network: {error}"
             ) from None
-        return maps
+        shapes = [[tuple(m.shape[1:]) for m in maps] for maps in stages]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ContractError(f"the maps of the stages must have one shape, got {shapes}")
+        declared = (self.features if self.neck is None else self.neck).channels
+        if tuple(shape[0] for shape in shapes[0]) != declared:
+            raise ContractError(f"maps of {declared} channels are declared, got (channels, height, width) {shapes[0]}")
+        return stages[0]
 
     def anchors_cxcywh(self, size_hw: tuple[int, int] | None = None) -> Tensor:
         """Default boxes [A, 4] in the unit frame for an input size, on the detector's device."""
@@ -168,13 +177,16 @@ class DetectionNetwork(nn.Module):
         return self._anchors[key]
 
 
-class _First(nn.Module):
-    """Features and neck up to the maps of the first head."""
+class _Trunk(nn.Module):
+    """What lies before the heads: the maps of every stage."""
 
-    def __init__(self, trunk: nn.ModuleList) -> None:
+    def __init__(self, features: FeatureNetwork, neck: Neck | None) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.features, self.neck = features, neck
 
-    def forward(self, images: Tensor) -> Sequence[Tensor]:
-        maps: Sequence[Tensor] = self.trunk[0](images)
-        return maps if len(self.trunk) == 1 else self.trunk[1](maps)[0]
+    def forward(self, images: Tensor) -> Sequence[Sequence[Tensor]]:
+        maps = self.features(images)
+        if self.neck is None:
+            return [maps]
+        stages: Sequence[Sequence[Tensor]] = self.neck(maps)
+        return stages

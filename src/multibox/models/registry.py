@@ -1,10 +1,14 @@
-"""The list of model builders. A builder is a function of keyword arguments that returns a `DetectionNetwork`."""
+"""The list of model builders. A builder is a function of keyword arguments that returns a `DetectionNetwork`.
+
+Another package adds builders through the entry point group `multibox.models`: each entry point there is a builder.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from multibox.errors import OptionError, did_you_mean
@@ -12,8 +16,9 @@ from multibox.errors import OptionError, did_you_mean
 if TYPE_CHECKING:
     from multibox.models.network import DetectionNetwork
 
-__all__ = ["create_model", "list_models", "register_model"]
+__all__ = ["ENTRY_POINTS", "create_model", "list_models", "register_model"]
 
+ENTRY_POINTS = "multibox.models"
 _BUILDERS: dict[str, Callable[..., DetectionNetwork]] = {}
 _MODULES = ("vgg", "ssdlite", "tinyssd")  # the modules of this package that register builders
 
@@ -34,6 +39,10 @@ def register_model(builder: Callable[..., DetectionNetwork]) -> Callable[..., De
 def _builders() -> dict[str, Callable[..., DetectionNetwork]]:
     for module in _MODULES:
         importlib.import_module(f"multibox.models.{module}")
+    for entry in entry_points(group=ENTRY_POINTS):
+        builder = entry.load()
+        if builder.__name__ not in _BUILDERS:  # unless it was registered by its own decorator
+            register_model(builder)
     return _BUILDERS
 
 

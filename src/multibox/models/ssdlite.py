@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from multibox.models.features import FeatureNetwork
-from multibox.models.heads import MultiboxHead
+from multibox.models.heads import MultiboxHead, depthwise_branch
 from multibox.models.layers import ConvNormAct
 from multibox.models.network import DetectionNetwork, NetworkSpec
 from multibox.models.registry import register_model
@@ -125,6 +125,6 @@ def ssdlite300_mobilenetv2(
         ),
     )
     head = MultiboxHead(
-        features.channels, spec.anchors.boxes_per_cell, spec.outputs_per_box, kind="depthwise", sigmoid=True
+        features.channels, spec.anchors.boxes_per_cell, spec.outputs_per_box, branch=depthwise_branch, sigmoid=True
     )
     return DetectionNetwork(features, [head], spec)

@@ -154,11 +154,8 @@ def _carry(before: nn.Conv2d, after: nn.Conv2d, rows: dict[int, int], old_width:
 
 def _class_layers(detector: DetectionNetwork) -> list[nn.Conv2d]:
     """The last layer of every class branch that tells the classes of the network; a gating head has one of its own."""
-    layers: list[nn.Conv2d] = []
-    for head in (h for h, stage in zip(detector.heads, detector.spec.stages, strict=True) if stage.num_classes is None):
-        for branch in head.logits:  # type: ignore[union-attr]
-            layers.append(branch if isinstance(branch, nn.Conv2d) else branch[-1])
-    return layers
+    heads = zip(detector.heads, detector.spec.stages, strict=True)
+    return [layer for head, stage in heads if stage.num_classes is None for layer in head.class_layers()]  # type: ignore[operator]
 
 
 def _parts(detector: DetectionNetwork) -> Iterator[tuple[str, nn.Module]]:
