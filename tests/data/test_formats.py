@@ -204,7 +204,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
 
 
 @given(dataset=datasets())
-@settings(max_examples=40)
+@settings(max_examples=25)
 @pytest.mark.parametrize("generated", sorted(WRITABLE))
 def test_generated_sets_survive_every_format(
     generated: str, dataset: Dataset, assert_same: Callable[..., None]
