@@ -522,16 +522,50 @@ def test_entities_are_refused_in_every_encoding(tmp_path: Path, encoding: str) -
 # ------------------------------------------------------------------------------------------------ what nearly fits
 
 
-@pytest.mark.parametrize("suffix", [".txt~", ".txt.bak", ".label", ".xml"])
-def test_a_label_file_with_another_suffix_is_named_and_its_picture_is_not_empty(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("labels/train/b.txt~", b"0 .5 .5 1 1"),
+        ("labels/train/b.label", b"0,.5,.5,1,1"),
+        ("labels/train/b.txt.bak", b"[0 .5 .5 1 1]"),
+        ("labels/train/b.xml", b"<annotation><object/></annotation>"),
+        ("labels/train/b.jpg.json", b'{"shapes": []}'),
+        ("labels/train/x/b.txt", b"car 0.00 0 -1.57 614.24 181.78 727.31 284.77"),
+        ("labels/train/x/b.txt", "0 .5 .5 1 1".encode("utf-16-le")),
+    ],
+)
+def test_a_file_that_nearly_fits_is_named_and_its_picture_is_not_empty(
+    tmp_path: Path, file: str, content: bytes
+) -> None:
     yolo(tmp_path, {"train/a": "0 .5 .5 1 1", "train/b": "0 .5 .5 1 1"})
-    text = "0 .5 .5 1 1" if suffix != ".xml" else "<annotation><object/></annotation>"
     (tmp_path / "labels/train/b.txt").unlink()
-    (tmp_path / f"labels/train/b{suffix}").write_text(text)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(content)
     dataset = read_dataset(tmp_path)
     assert [record.path for record in dataset] == ["images/train/a.png"]
-    assert [finding.path for finding in dataset.findings.of_kind("label_not_read")] == [f"labels/train/b{suffix}"]
+    assert [finding.path for finding in dataset.findings.of_kind("label_not_read")] == [file]
     assert dataset.findings.lost_files == 1
+
+
+def test_pictures_that_a_file_of_another_format_names_are_not_empty(tmp_path: Path) -> None:
+    for stem in ("a", "b", "c", "d"):
+        picture(tmp_path / f"{stem}.jpg")
+    shape = {"label": "cup", "shape_type": "rectangle", "points": [[1, 1], [5, 5]]}
+    (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.jpg", "shapes": [shape]}))
+    (tmp_path / "other.json").write_text(json.dumps({"pictures": [{"file": "b.jpg"}, {"file": "C.JPG"}]}))
+    dataset = read_dataset(tmp_path)
+    assert [(record.path, len(record)) for record in dataset] == [("a.jpg", 1), ("d.jpg", 0)]
+    assert [finding.path for finding in dataset.findings.of_kind("label_not_read")] == ["other.json"]
+
+
+def test_a_label_file_beside_a_picture_that_the_table_leaves_out_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "p.jpg")
+    picture(tmp_path / "r.jpg")
+    (tmp_path / "r.xml").write_text("<annotation><object><bndbox/></object></annotation>")
+    write_coco(tmp_path, coco(images=[{"id": 5, "file_name": "p.jpg"}], annotations=[]))
+    dataset = read_dataset(tmp_path, format="coco")
+    assert [finding.path for finding in dataset.findings.of_kind("label_not_read")] == ["r.xml"]
+    assert "unlisted_picture" not in dataset.findings.counts
 
 
 def test_a_data_yaml_without_splits_leaves_them_to_the_folders(tmp_path: Path) -> None:

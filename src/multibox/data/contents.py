@@ -28,6 +28,7 @@ _MARKS = {
     ".xml": re.compile(rb"<(\w+:)?(bndbox|object|annotation)\b", re.I),
     ".json": re.compile(rb'"(bbox|shapes|objects|regions|annotations|coordinates|points|segmentation)"\s*:', re.I),
 }
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)")
 _PICTURE_NAME = re.compile(
     "[^\\\\/\"'<>|?*\0-\x1f]+\\.(?:" + "|".join(sorted(suffix[1:] for suffix in PICTURE_SUFFIXES)) + r")\b", re.I
 )
@@ -43,8 +44,9 @@ def may_annotate(suffix: str, data: bytes) -> bool:
     """Whether the content of a file looks like annotations: of those with this suffix, or else of any format."""
     if suffix in _MARKS:
         return _MARKS[suffix].search(data.replace(b"\0", b"")) is not None
-    lines = data.decode("utf-8-sig", "replace").splitlines()
-    is_text = is_label_row(next((line for line in lines if line.strip()), ""))
+    lines = data.replace(b"\0", b"").decode("utf-8-sig", "replace").splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    is_text = len(_NUMBER.findall(first)) >= LABEL_VALUES  # in brackets, with commas or a class name before them too
     return is_text or (suffix != ".txt" and any(may_annotate(known, data) for known in _MARKS))
 
 

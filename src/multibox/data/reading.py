@@ -53,6 +53,8 @@ class Reading(PictureFinder):
         self.coder = LabelCoder(class_map)
         self._met: set[str] = set()  # annotation files that were read, or are named
         self._passed: dict[str, str] = {}  # annotation files that were not read, and why
+        self._near: list[str] = []  # of these, those that nearly fit a picture
+        self._named: dict[str, set[str]] = {}
         self._splits: set[str | None] = set()  # those of which something was met
         self._first_failure: DataError | None = None
 
@@ -193,28 +195,45 @@ class Reading(PictureFinder):
             details: more arguments of `add_picture`.
         """
         self.meet(pictures=1)
+        if self._lose_near_miss(path):
+            return None
+        self.findings.add("no_annotation_file", path)
+        return self.add_picture(path, shown=path, **details)
+
+    def _lose_near_miss(self, path: str) -> bool:
+        """Name the file that nearly fits a picture, which was met, and the picture; False where there is none."""
         near = self._near_miss(path)
         if near is None:
-            self.findings.add("no_annotation_file", path)
-            return self.add_picture(path, shown=path, **details)
+            return False
+        self.account.pictures_named += 1
+        self.spoil(path)
+        if near in self._near:  # another picture has named it
+            return True
         if self._passed.pop(near, None) is None:
             self.meet(files=1)
             self.account.files_named += 1
-        self.account.pictures_named += 1
-        self.spoil(path)
         self._met.add(near)
+        self._near.append(near)
         message = f"it may be the annotation file of {path}, which was not read either; put it where the others are"
         self.findings.add("label_not_read", near, "", message, lost_files=1)
-        return None
+        return True
 
     def _near_miss(self, path: str) -> str | None:
-        """A file not read that has the name of a picture and looks like annotations of any format."""
+        """A file not read that has the name of a picture, or names it, and looks like annotations of any format."""
         for file in () if self.tree.is_file else self.tree.named_like(path):
-            if file not in self._met and path in self.partners(file):
+            if (file not in self._met or file in self._near) and path in self.partners(file):
                 with (self.tree.root / file).open("rb") as stream:
                     if may_annotate(suffix_of(file), stream.read(NEAR_BYTES)):
                         return file
-        return None
+        name = spelling(path.rpartition("/")[2])
+        return next((file for file in (*self._passed, *self._near) if name in self._names_in(file)), None)
+
+    def _names_in(self, file: str) -> set[str]:
+        """The spellings of the names of pictures in the content and in the name of a file that was passed over."""
+        if file not in self._named:
+            found = picture_names((self.tree.root / file).read_bytes()) | picture_names(file.encode())
+            self._named[file] = {spelling(name) for name in found}
+        return self._named[file]
 
     # -------------------------------------------------------------------------------------------- boxes
 
@@ -297,9 +316,12 @@ class Reading(PictureFinder):
         elsewhere: Counter[str] = Counter()
         lone: dict[str, list[str]] = {}
         reason = f"{chosen_by} does not lead to" if chosen_by else "no annotation names"
-        for path, lone_split in self._left():
+        for path, lone_split in list(self._left()):
             if lone_split is not None and not chosen_by and not self.tree.is_file:
                 lone.setdefault(lone_split, []).append(path)
+            elif not chosen_by and self._near_miss(path):
+                self.meet(pictures=1)
+                self._lose_near_miss(path)
             elif folder_of(path) in homes:
                 self.findings.add("unlisted_picture", path, "", f"{reason} this picture; it was not read")
             else:
@@ -318,8 +340,7 @@ class Reading(PictureFinder):
         """Name the files that were passed over: as lost where they name pictures that nothing else is said of."""
         left = {spelling(path.rpartition("/")[2]) for path, _ in self._left()} if self._passed else set()
         for file, message in self._passed.items():
-            names = picture_names((self.tree.root / file).read_bytes()) if left else set()
-            lost = sorted(name for name in names if spelling(name) in left)
+            lost = sorted(self._names_in(file) & left) if left else []
             if lost:
                 message += f". It names {lost[0]}, which no other file annotates: its boxes are lost"
                 self.findings.add("label_not_read", file, "", message, lost_files=1)

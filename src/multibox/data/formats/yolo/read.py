@@ -13,7 +13,7 @@ from typing import Any
 
 from multibox.data.class_lists import class_list_files, usable_area
 from multibox.data.columns import FLAGS, flag_bits
-from multibox.data.contents import decoded, is_label_row
+from multibox.data.contents import decoded, is_label_row, may_annotate
 from multibox.data.entries import Evidence
 from multibox.data.findings import DataError
 from multibox.data.formats.yolo.config import YoloConfig, find_config, load_config
@@ -21,7 +21,7 @@ from multibox.data.formats.yolo.labels import parse_labels
 from multibox.data.formats.yolo.layout import SUFFIX, label_file, label_places, looks_like_labels
 from multibox.data.formats.yolo.sidecar import SIDECAR, Sidecar, check_sum
 from multibox.data.names import spelling, split_in_path, usual_split
-from multibox.data.reading import Reading
+from multibox.data.reading import NEAR_BYTES, Reading
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of, stem_of, suffix_of
 from multibox.data.write_report import counted
@@ -255,10 +255,15 @@ class _Reader:
         expected = {spelling(next(label_places(path))) for path in self.sidecar.paths}
         for file in self._tree.annotations(SUFFIX):
             unused = not self.reading.is_met(file) and file not in lists and spelling(file) not in expected
-            if unused and (split is None or folder_of(file) in homes) and looks_like_labels(self._tree.root / file):
+            if unused and (split is None or folder_of(file) in homes) and self._may_be_labels(file):
                 self._report(file)
         if split is None:
             self.reading.note_unlisted(chosen_by=self._config.source.name if self._config.splits is not None else "")
+
+    def _may_be_labels(self, file: str) -> bool:
+        with (self._tree.root / file).open("rb") as stream:
+            content = stream.read(NEAR_BYTES)
+        return not content.strip() or may_annotate(SUFFIX, content)
 
     def _report(self, file: str) -> None:
         pictures = self._tree.with_stem(stem_of(file))
