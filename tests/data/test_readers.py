@@ -589,3 +589,13 @@ def test_a_table_of_none_of_the_pictures_is_refused(tmp_path: Path) -> None:
     write_coco(tmp_path, data)
     with pytest.raises(DataError, match=r"pictures that are there \(1\)"):
         read_dataset(tmp_path)
+
+
+def test_pictures_of_kinds_that_are_not_read_are_named(tmp_path: Path) -> None:
+    yolo(tmp_path, {"train/a": "0 .5 .5 1 1", "train/b": "0 .5 .5 1 1"})
+    (tmp_path / "images/train/b.png").rename(tmp_path / "images/train/b.HEIC")
+    dataset = read_dataset(tmp_path)
+    assert dataset.findings.counts == {"label_without_picture": 1, "picture_not_read": 1}
+    (finding,) = dataset.findings.of_kind("picture_not_read")
+    assert str(finding).startswith("images/train/b.HEIC: pictures of the kind HEIC are not read; convert it to JPEG")
+    assert dataset.findings.lost_boxes == 1

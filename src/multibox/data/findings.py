@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "conflicting_size": ("warning", "rows of one picture declare different sizes; the first was kept"),
     "picture_missing": ("warning", "there is no picture file"),
     "picture_unreadable": ("warning", "the picture file cannot be read"),
+    "picture_not_read": ("warning", "a picture is of a kind that is not read, such as HEIC"),
     "picture_ambiguous": ("warning", "several files could be the picture that is meant"),
     "picture_outside": ("warning", "a picture lies outside the data folder; it is read, but never copied or linked"),
     "picture_pages": ("warning", "a picture file has further pages or frames; the first is used"),

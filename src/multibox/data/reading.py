@@ -26,6 +26,8 @@ __all__ = ["Reading"]
 
 _T = TypeVar("_T")
 _NO_BOX = (math.nan,) * 4
+FOREIGN_PICTURES = (".heic", ".heif", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
+"""Suffixes of pictures that cameras and painters write and nothing here reads."""
 NEAR_BYTES = 1 << 16
 """What is looked at of a file that may be annotations."""
 
@@ -336,6 +338,13 @@ class Reading(PictureFinder):
             self.meet(pictures=len(paths))
             self.lose_split(split, paths)
 
+    def _name_foreign_pictures(self) -> None:
+        """Name the pictures of kinds that are not read, which no suffix of `PICTURE_SUFFIXES` finds."""
+        for file in () if self.pictures.is_file else self.pictures.annotations(*FOREIGN_PICTURES):
+            kind = suffix_of(file)[1:].upper()
+            message = f"pictures of the kind {kind} are not read; convert it to JPEG or PNG, and leave its name"
+            self.findings.add("picture_not_read", file, "", message)
+
     def _judge_passed(self) -> None:
         """Name the files that were passed over: as lost where they name pictures that nothing else is said of."""
         left = {spelling(path.rpartition("/")[2]) for path, _ in self._left()} if self._passed else set()
@@ -361,6 +370,7 @@ class Reading(PictureFinder):
         if not len(self.builder):
             self.raise_failure()
         self._judge_passed()
+        self._name_foreign_pictures()
         if class_map is None:
             try:
                 class_map, columns["relabel"] = self.coder.finish(self.source, self.findings, remedy)

@@ -17,7 +17,9 @@ _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 def numbers(values: Any, count: int | None = None) -> list[float] | None:
-    """Values as floats; None where they are no numbers, or not `count` of them."""
+    """Values as floats; None where they are no numbers, or not `count` of them. Text and objects are no lists."""
+    if isinstance(values, (str, bytes, dict)):
+        return None
     try:
         found = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
