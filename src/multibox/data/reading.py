@@ -1,38 +1,34 @@
-"""What all readers share: opening annotation files, taking pictures and boxes, and accounting for all of it."""
+"""What all readers share: taking pictures and boxes, and accounting for them and for the annotation files."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from multibox.data.annotation_files import AnnotationFiles
 from multibox.data.class_lists import LabelCoder, usable_area, whole_number
 from multibox.data.columns import LARGEST_PX, Builder
-from multibox.data.contents import may_annotate, picture_names
 from multibox.data.entries import Entry, Object
-from multibox.data.finder import PictureFinder
-from multibox.data.findings import Account, DataError
-from multibox.data.names import spelling, split_in_file_name, split_in_path, usual_split
+from multibox.data.findings import DataError
+from multibox.data.names import spelling, split_in_path, usual_split
 from multibox.data.picture_files import actual_size_hw
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of, suffix_of
 from multibox.data.write_report import counted
-from multibox.errors import ContractError, MultiboxError
+from multibox.errors import ContractError
 from multibox.pictures.read import one_line
 from multibox.spec.classes import ClassMap
 
 __all__ = ["Reading"]
 
-_T = TypeVar("_T")
 _NO_BOX = (math.nan,) * 4
 FOREIGN_PICTURES = (".heic", ".heif", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
 """Suffixes of pictures that cameras and painters write and nothing here reads."""
-NEAR_BYTES = 1 << 16
-"""What is looked at of a file that may be annotations."""
 
 
-class Reading(PictureFinder):
+class Reading(AnnotationFiles):
     """A data set while it is read.
 
     A reader says with `meet` what it has found before it goes into it, reads every file through `read`, and gives
@@ -49,90 +45,8 @@ class Reading(PictureFinder):
     def __init__(
         self, source: object, tree: Tree, class_map: ClassMap | None = None, *, pictures: Tree | None = None
     ) -> None:
-        super().__init__(pictures or tree)
-        self.source, self.tree = source, tree
-        self.builder, self.account = Builder(), Account()
-        self.coder = LabelCoder(class_map)
-        self._met: set[str] = set()  # annotation files that were read, or are named
-        self._passed: dict[str, str] = {}  # annotation files that were not read, and why
-        self._near: list[str] = []  # of these, those that nearly fit a picture
-        self._named: dict[str, set[str]] = {}
-        self._splits: set[str | None] = set()  # those of which something was met
-        self._first_failure: DataError | None = None
-
-    # -------------------------------------------------------------------------------------------- files
-
-    def meet(self, *, files: int = 0, pictures: int = 0, boxes: int = 0) -> None:
-        """Count what was met."""
-        self.account.files_met += files
-        self.account.pictures_met += pictures
-        self.account.boxes_met += boxes
-
-    def read(self, file: str, parse: Callable[[bytes], _T], *, boxes: Callable[[], int] = lambda: 0) -> _T | None:
-        """What an annotation file holds; None, and a finding, where it cannot be read.
-
-        Args:
-            file: relative to the root of the tree; it was counted with `meet`.
-            parse: raises ValueError where the content is damaged.
-            boxes: how many boxes are lost, where that is known.
-        """
-        try:
-            content = parse((self.tree.root / file).read_bytes())
-        except MultiboxError:  # of what the file says, not of the file
-            raise
-        except (OSError, ValueError, RecursionError) as error:
-            why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-            reason = f"cannot be read ({one_line(getattr(error, 'strerror', None) or why)})"
-            self.lose_file("unparsable_annotation", file, f"{reason}; what it annotates is not used")
-            self._fail(file, reason, "write it again or copy it again")
-            self.spoil(*self.partners(file))
-            self._splits.add(split_in_file_name(file))
-            return None
-        self.account.files_read += 1
-        self._met.add(file)
-        return content
-
-    def lose_file(self, kind: str, file: str, message: str) -> None:
-        """Name an annotation file that cannot be read."""
-        self.account.files_named += 1
-        self._met.add(file)
-        self.findings.add(kind, file, "", message, lost_files=1)
-
-    def is_met(self, file: str) -> bool:
-        """Whether a file was read or named."""
-        return file in self._met
-
-    def lose_part(self, file: str, where: str, reason: str) -> None:
-        """Name a part of an annotation file that cannot be read, while the rest can."""
-        self._fail(f"{file} {where}", reason, "correct it")
-        self.findings.add(
-            "unparsable_annotation", file, where, f"{reason}; what it annotates is not used", lost_files=1
-        )
-
-    def pass_over(self, file: str, message: str) -> None:
-        """Name a file that was met, but holds no annotations of this format."""
-        self.account.files_named += 1
-        self._passed[file] = message
-
-    def unread(self, file: str, message: str) -> None:
-        """Say that a file just read holds no annotations of this format after all."""
-        self.account.files_read -= 1
-        self._met.discard(file)
-        self._fail(file, message, "say another format=")
-        self.pass_over(file, message)
-
-    def raise_failure(self) -> None:
-        """Raise the first failure, if there was one.
-
-        Raises:
-            DataError: an annotation file cannot be read.
-        """
-        if self._first_failure is not None:
-            raise self._first_failure
-
-    def _fail(self, file: str, reason: str, remedy: str) -> None:
-        """Keep the first failure, to be told if nothing can be read."""
-        self._first_failure = self._first_failure or DataError(self.tree.root / file, reason, remedy)
+        super().__init__(source, tree, pictures or tree)
+        self.builder, self.coder = Builder(), LabelCoder(class_map)
 
     # -------------------------------------------------------------------------------------------- pictures
 
@@ -201,41 +115,6 @@ class Reading(PictureFinder):
             return None
         self.findings.add("no_annotation_file", path)
         return self.add_picture(path, shown=path, **details)
-
-    def _lose_near_miss(self, path: str) -> bool:
-        """Name the file that nearly fits a picture, which was met, and the picture; False where there is none."""
-        near = self._near_miss(path)
-        if near is None:
-            return False
-        self.account.pictures_named += 1
-        self.spoil(path)
-        if near in self._near:  # another picture has named it
-            return True
-        if self._passed.pop(near, None) is None:
-            self.meet(files=1)
-            self.account.files_named += 1
-        self._met.add(near)
-        self._near.append(near)
-        message = f"it may be the annotation file of {path}, which was not read either; put it where the others are"
-        self.findings.add("label_not_read", near, "", message, lost_files=1)
-        return True
-
-    def _near_miss(self, path: str) -> str | None:
-        """A file not read that has the name of a picture, or names it, and looks like annotations of any format."""
-        for file in () if self.tree.is_file else self.tree.named_like(path):
-            if (file not in self._met or file in self._near) and path in self.partners(file):
-                with (self.tree.root / file).open("rb") as stream:
-                    if may_annotate(suffix_of(file), stream.read(NEAR_BYTES)):
-                        return file
-        name = spelling(path.rpartition("/")[2])
-        return next((file for file in (*self._passed, *self._near) if name in self._names_in(file)), None)
-
-    def _names_in(self, file: str) -> set[str]:
-        """The spellings of the names of pictures in the content and in the name of a file that was passed over."""
-        if file not in self._named:
-            found = picture_names((self.tree.root / file).read_bytes()) | picture_names(file.encode())
-            self._named[file] = {spelling(name) for name in found}
-        return self._named[file]
 
     # -------------------------------------------------------------------------------------------- boxes
 

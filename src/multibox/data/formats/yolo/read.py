@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from multibox.data.annotation_files import NEAR_BYTES
 from multibox.data.class_lists import class_list_files, usable_area
 from multibox.data.columns import FLAGS, flag_bits
 from multibox.data.contents import decoded, is_label_row, may_annotate
@@ -21,7 +22,7 @@ from multibox.data.formats.yolo.labels import parse_labels
 from multibox.data.formats.yolo.layout import SUFFIX, label_file, label_places, looks_like_labels
 from multibox.data.formats.yolo.sidecar import SIDECAR, Sidecar, check_sum
 from multibox.data.names import spelling, split_in_path, usual_split
-from multibox.data.reading import NEAR_BYTES, Reading
+from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of, stem_of, suffix_of
 from multibox.data.write_report import counted
