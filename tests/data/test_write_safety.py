@@ -56,6 +56,17 @@ def test_a_picture_outside_the_data_folder_is_named_and_never_copied(
     assert any("outside the data folder" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("copy", ["true", "link"])
+def test_of_an_absolute_path_only_a_picture_is_copied(copy: str, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "elsewhere.png")
+    (tmp_path / "passwords.png").write_text("root:x:0:0")
+    names = [str(tmp_path / name) for name in ("elsewhere.png", "passwords.png")]
+    dataset = read_dataset(coco(tmp_path / "set", *names))
+    report = write_dataset(dataset, tmp_path / "out", format="voc", copy=copy)  # type: ignore[arg-type]
+    assert [path.name for path in (tmp_path / "out").rglob("*.png")] == ["elsewhere.png"]
+    assert any(note.startswith("1 file outside the data folder, no picture") for note in report.notes)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -6,7 +6,7 @@ import filecmp
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -152,7 +152,8 @@ def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, re
     """Copy or link every picture to its target. One that is already there stays; another is never overwritten.
 
     Already there is the same file, a link to it, or a file with the very same bytes, as an earlier copy is. A picture
-    that a path with ".." finds outside the data folder is not copied: such a path may be a trap.
+    that a path with ".." finds outside the data folder is not copied, and of an absolute path only what is a picture:
+    such a path may be a trap.
 
     Raises:
         DataError: a target is taken by another file.
@@ -162,7 +163,7 @@ def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, re
         report.note(f"{counted(len(dataset), 'picture stays', 'pictures stay')} where they are")
         return
     done = "linked" if copy == "link" else "copied"
-    placed = missing = outside = fallbacks = 0
+    placed = missing = outside = no_picture = fallbacks = 0
     for folder in {target.parent for target in targets}:
         folder.mkdir(parents=True, exist_ok=True)
     for i, target in enumerate(targets):
@@ -171,6 +172,8 @@ def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, re
             outside += 1
         elif not source.is_file():
             missing += 1
+        elif PurePath(dataset.paths[i]).is_absolute() and not _is_picture(source):
+            no_picture += 1
         elif target.exists():
             if not _is_same(source, target):
                 raise DataError(target, "exists and is another picture", "choose an empty folder")
@@ -182,8 +185,17 @@ def place_pictures(dataset: Dataset, targets: Sequence[Path], copy: CopyMode, re
         report.note(f"{counted(fallbacks, 'picture')} copied, because this file system cannot link them")
     if missing:
         report.note(f"{counted(missing, 'picture is', 'pictures are')} missing and could not be {done}")
+    if no_picture:
+        report.note(f"{counted(no_picture, 'file')} outside the data folder, no picture that can be read, not {done}")
     if outside:
         report.note(f"{counted(outside, 'picture')} outside the data folder not {done}; move them into it")
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        return bool(picture_facts(path))
+    except ImageError:
+        return False
 
 
 def _is_same(source: Path, target: Path) -> bool:
