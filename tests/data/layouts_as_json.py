@@ -196,6 +196,30 @@ def label_studio(root: Path, shots: list[Shot]) -> None:
     dump(root, "project-3.json", tasks)
 
 
+@layout()
+def label_studio_min(root: Path, shots: list[Shot]) -> None:
+    tasks = []
+    for number, shot in enumerate(sorted(shots, key=lambda shot: len(shot.boxes))):  # those without objects first
+        width, height = shot.size_wh
+        regions = [
+            {
+                "x": x1 / width * 100,
+                "y": y1 / height * 100,
+                "width": (x2 - x1) / width * 100,
+                "height": (y2 - y1) / height * 100,
+                "rotation": 0,
+                "rectanglelabels": [name],
+                "original_width": width,
+                "original_height": height,
+            }
+            for name, (x1, y1, x2, y2) in shot.boxes
+        ]
+        task = {"image": f"/data/upload/3/{shot.name}", "id": number, "annotator": 1, "annotation_id": number}
+        tasks.append({**task, "label": regions} if regions else task)
+        place(root, shot, "upload")
+    dump(root, "project-3-min.json", tasks)
+
+
 @layout(splits=True)
 def supervisely(root: Path, shots: list[Shot]) -> None:
     for shot in shots:

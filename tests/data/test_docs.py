@@ -39,6 +39,7 @@ LAYOUTS = {
     "VIA, project": "via_project",
     "CreateML, Roboflow": "createml",
     "Label Studio, JSON": "label_studio",
+    "Label Studio, JSON-MIN": "label_studio_min",
     "Supervisely": "supervisely",
     "Datumaro": "datumaro",
     "TensorFlow CSV, Roboflow": "tensorflow_csv",
