@@ -67,6 +67,23 @@ def label_studio_voc(root: Path, shots: list[Shot]) -> None:
         text(root, f"Annotations/{shot.stem}.xml", xml(shot, "images"))
 
 
+@layout(splits=True)
+def cvat_xml(root: Path, shots: list[Shot]) -> None:
+    pictures = []
+    for number, shot in enumerate(shots):
+        place(root, shot, f"images/{shot.split}")
+        boxes = "".join(
+            f'<box label="{name}" occluded="0" xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}" z_order="0">\n'
+            f'<attribute name="colour">red</attribute></box>\n'
+            for name, (x1, y1, x2, y2) in shot.boxes
+        )
+        size = f'width="{shot.size_wh[0]}" height="{shot.size_wh[1]}"'
+        pictures.append(f'<image id="{number}" name="{shot.name}" subset="{shot.split}" {size}>\n{boxes}</image>\n')
+    labels = "".join(f"<label><name>{name}</name><attributes></attributes></label>" for name in classes(shots))
+    meta = f"<version>1.1</version>\n<meta><job><labels>{labels}</labels></job></meta>\n"
+    text(root, "annotations.xml", f"<annotations>\n{meta}{''.join(pictures)}</annotations>\n")
+
+
 # ------------------------------------------------------------------------------------------------ YOLO
 
 

@@ -38,6 +38,7 @@ LAYOUTS = {
     "VIA, annotations": "via",
     "VIA, project": "via_project",
     "CreateML, Roboflow": "createml",
+    "CVAT for images 1.1": "cvat_xml",
     "Label Studio, JSON": "label_studio",
     "Label Studio, JSON-MIN": "label_studio_min",
     "Supervisely": "supervisely",

@@ -42,6 +42,8 @@ LISTS = re.compile(
 """Files that tell classes or pictures and hold no boxes."""
 HEADS = re.compile(r"\W*(filename|imageid|path,)", re.I)
 """The first lines of tables."""
+XML_PARTS = r"<(?:folder|filename|path)>.*?</\w+>|<(size|object|image)\b.*?</\1>"
+"""What may stand in any order in an XML file."""
 FAULT = "fault of multibox"
 OWN = tuple(f"multibox_{name}" for name in WRITABLE)
 
@@ -64,7 +66,7 @@ def boxes_in(name: str, content: bytes) -> int:
         return 0
     text, lines = as_text(content), [line for line in as_text(content).splitlines() if line.strip()]
     if ".xml" in name.lower():
-        return len(re.findall(r"<(?:\w+:)?bndbox", text, re.I))
+        return len(re.findall(r"<(?:\w+:)?(?:bndbox|box)\b", text, re.I))
     if ".jsonl" in name.lower():
         return sum(found.count("[") for found in re.findall(r'"bbox"\s*:\s*\[(.*?\])\s*\]', text, re.I))
     if ".json" in name.lower():
@@ -125,10 +127,11 @@ def reordered(files: Files, name: str, rng: random.Random) -> None:
     if name.endswith(".json"):
         files[name] = json.dumps(shuffled(json.loads(text), rng)).encode()
     elif name.endswith(".xml"):
-        parts = re.findall(r"<(?:folder|filename|path)>.*?</\w+>|<(?:size|object)>.*?</(?:size|object)>", text, re.S)
-        if not parts:
+        parts = [match[0] for match in re.finditer(XML_PARTS, text, re.S)]
+        root = re.match(r"<\w+>", text)
+        if not parts or root is None:
             raise ValueError("in capitals")
-        files[name] = f"<annotation>{''.join(rng.sample(parts, len(parts)))}</annotation>".encode()
+        files[name] = f"{root[0]}{''.join(rng.sample(parts, len(parts)))}</{root[0][1:]}".encode()
     else:
         lines = text.splitlines(keepends=True)
         head = 1 if name.endswith(".csv") else 0

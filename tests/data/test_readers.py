@@ -480,3 +480,28 @@ def test_entities_are_refused_in_every_encoding(tmp_path: Path, encoding: str) -
     dataset = read_dataset(tmp_path)
     assert [record.image_id for record in dataset] == ["a", "c"]
     assert [finding.path for finding in dataset.findings.of_kind("unparsable_annotation")] == ["Annotations/b.xml"]
+
+
+def test_the_shapes_of_cvat(tmp_path: Path) -> None:
+    picture(tmp_path / "images/p.jpg")
+    shapes = (
+        '<box label="cup" xtl="1" ytl="2" xbr="5" ybr="8" occluded="1"/>'
+        '<box label="cup" xtl="10" ytl="10" xbr="20" ybr="14" rotation="90"/>'
+        '<polygon label="bolt" points="1.0,2.0;9.5,2.0;4.0,7.0"/>'
+        '<ellipse label="bolt" cx="10" cy="12" rx="3" ry="2"/>'
+        '<mask label="cup" rle="1, 2" left="3" top="4" width="5" height="6"/>'
+        '<cuboid label="cup" xtl1="1" ytl1="2" xbl1="1" ybl1="9" xtr1="7" ytr1="3" xbr1="7" ybr1="8"/>'
+        '<points label="cup" points="1,2"/><polyline label="cup" points="1,2;3,4"/><tag label="cup"/>'
+        '<box label="cup" xtl="1" ytl="?" xbr="5" ybr="8"/><box label="cow" xtl="1" ytl="2" xbr="5" ybr="8"/>'
+    )
+    labels = "<meta><labels><label><name>cup</name></label><label><name>bolt</name></label></labels></meta>"
+    image = f'<image id="0" name="p.jpg" width="40" height="30">{shapes}</image>'
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{labels}{image}</annotations>")
+    dataset = read_dataset(tmp_path)
+    assert dataset.class_map.names == ("cup", "bolt")
+    assert dataset[0].labels.tolist() == [0, 0, 1, 1, 0, 0]
+    expected = [[1, 2, 5, 8], [13, 7, 17, 17], [1, 2, 9.5, 7], [7, 10, 13, 14], [3, 4, 8, 10], [1, 2, 7, 9]]
+    np.testing.assert_allclose(dataset[0].boxes_xyxy, expected, atol=1e-5)
+    assert dataset[0].occluded.tolist() == [True, *[False] * 5]
+    assert dataset.findings.counts == {"no_box": 3, "polygon_to_box": 5, "unparsable_box": 1, "unknown_class": 1}
+    assert dataset.findings.lost_boxes == 2

@@ -48,6 +48,7 @@ FORMATS: dict[str, Format] = {
     "csv": Format("CSV", (".csv", ".tsv"), "false", ".csv"),
     "parquet": Format("Parquet", (".parquet",), "false", ".parquet"),
     "huggingface": Format("Hugging Face picture folder", (".jsonl",), "link"),
+    "cvat": Format("CVAT XML", (".xml",)),
     "labelme": Format("LabelMe JSON", (".json",)),
     "via": Format("VIA JSON", (".json",)),
     "createml": Format("CreateML JSON", (".json",)),
