@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,7 @@ from numpy.typing import NDArray
 from multibox.errors import ContractError, MissingDependencyError
 from multibox.spec.classes import ClassMap
 
-if TYPE_CHECKING:
-    from multibox.spec.detections import Detection
-
-__all__ = ["RESERVED", "Converters"]
+__all__ = ["RESERVED", "Converters", "Detection"]
 
 JSON_KEYS = ("name", "class_id", "confidence", "box")
 COCO_KEYS = ("image_id", "category_id", "bbox", "score")
@@ -26,6 +24,17 @@ RESERVED = frozenset(
     (*JSON_KEYS, *COCO_KEYS, *HUGGINGFACE_KEYS, *TORCHVISION_KEYS, *CSV_COLUMNS, "boxes_xyxy", "class_name")
 )
 """What an extra column cannot be called, because a format has something else under that name."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object: a row of `Detections`."""
+
+    name: str
+    label: int
+    score: float | None
+    box_xyxy: tuple[float, float, float, float]
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 class Converters:

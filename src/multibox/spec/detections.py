@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from multibox.errors import ContractError
 from multibox.spec.classes import ClassMap
-from multibox.spec.converters import RESERVED, Converters
+from multibox.spec.converters import RESERVED, Converters, Detection
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,17 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Detection", "Detections"]
 
 JPEG_QUALITY = 92  # thin coloured lines smear visibly at Pillow's own 75
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One object: a row of `Detections`."""
-
-    name: str
-    label: int
-    score: float | None
-    box_xyxy: tuple[float, float, float, float]
-    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, eq=False)
