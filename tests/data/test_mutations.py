@@ -258,7 +258,7 @@ def outcome(layout: str, mutations: Sequence[Mutation], shots: list[Shot], rng: 
 
 
 LAYOUTS = (*sorted(WRITERS), *OWN)
-ROUNDS = max(1, -(-EXAMPLES // (len(LAYOUTS) * len(MUTATIONS))))
+ROUNDS = 1 + -(-EXAMPLES // (len(LAYOUTS) * len(MUTATIONS)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -35,7 +35,8 @@ class AnnotationFiles(PictureFinder):
         self._met: set[str] = set()  # files that were read, or are named
         self._passed: dict[str, str] = {}  # files that were not read, and why
         self._near: list[str] = []  # of these, those that nearly fit a picture
-        self._named: dict[str, set[str]] = {}  # the pictures that a file names
+        self._unsearched: list[str] = []  # of these, those that `_named` does not know yet
+        self._named: dict[str, list[str]] = {}  # by the spelling of a picture's name: the files that name it
         self._splits: set[str | None] = set()  # those of which something was met
         self._first_failure: DataError | None = None
 
@@ -89,6 +90,7 @@ class AnnotationFiles(PictureFinder):
         """Name a file that was met, but holds no annotations of this format."""
         self.account.files_named += 1
         self._passed[file] = message
+        self._unsearched.append(file)
 
     def unread(self, file: str, message: str) -> None:
         """Say that a file just read holds no annotations of this format after all."""
@@ -137,12 +139,13 @@ class AnnotationFiles(PictureFinder):
                 with (self.tree.root / file).open("rb") as stream:
                     if may_annotate(suffix_of(file), stream.read(NEAR_BYTES)):
                         return file
-        name = spelling(path.rpartition("/")[2])
-        return next((file for file in (*self._passed, *self._near) if name in self._names_in(file)), None)
+        return next(iter(self._naming(path)), None)
 
-    def _names_in(self, file: str) -> set[str]:
-        """The spellings of the names of pictures in the content and in the name of a file that was passed over."""
-        if file not in self._named:
-            found = picture_names((self.tree.root / file).read_bytes()) | picture_names(file.encode())
-            self._named[file] = {spelling(name) for name in found}
-        return self._named[file]
+    def _naming(self, path: str) -> list[str]:
+        """The files passed over that have the name of a picture in their content or in their own name."""
+        while self._unsearched:
+            file = self._unsearched.pop()
+            names = picture_names((self.tree.root / file).read_bytes()) | picture_names(file.encode())
+            for name in {spelling(name) for name in names}:
+                self._named.setdefault(name, []).append(file)
+        return self._named.get(spelling(path.rpartition("/")[2]), [])

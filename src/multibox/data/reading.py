@@ -12,7 +12,7 @@ from multibox.data.class_lists import LabelCoder, usable_area, whole_number
 from multibox.data.columns import LARGEST_PX, Builder
 from multibox.data.entries import Entry, Object
 from multibox.data.findings import DataError
-from multibox.data.names import spelling, split_in_path, usual_split
+from multibox.data.names import split_in_path, usual_split
 from multibox.data.picture_files import actual_size_hw
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of, suffix_of
@@ -226,11 +226,13 @@ class Reading(AnnotationFiles):
 
     def _judge_passed(self) -> None:
         """Name the files that were passed over: as lost where they name pictures that nothing else is said of."""
-        left = {spelling(path.rpartition("/")[2]) for path, _ in self._left()} if self._passed else set()
+        lost: dict[str, str] = {}
+        for path, _ in self._left() if self._passed else ():
+            for file in self._naming(path):
+                lost.setdefault(file, path.rpartition("/")[2])
         for file, message in self._passed.items():
-            lost = sorted(self._names_in(file) & left) if left else []
-            if lost:
-                message += f". It names {lost[0]}, which no other file annotates: its boxes are lost"
+            if file in lost:
+                message += f". It names {lost[file]}, which no other file annotates: its boxes are lost"
                 self.findings.add("label_not_read", file, "", message, lost_files=1)
             else:
                 self.findings.add("annotation_not_read", file, "", message)
