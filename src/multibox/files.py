@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_path", "atomic_write"]
+__all__ = ["atomic_move", "atomic_path", "atomic_write"]
 
 
 def atomic_write(path: Path, content: bytes | str, *, durable: bool = True) -> None:
@@ -45,13 +45,29 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
-        if durable:
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-        partial.replace(path)
+        atomic_move(partial, path, durable=durable)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def atomic_move(made: Path, path: Path, *, durable: bool = True) -> None:
+    """Give a finished file, or folder of files, its name in the same file system; a file of that name is replaced.
+
+    Args:
+        made: the file or folder.
+        path: its name.
+        durable: put it on the disk before it has its name; see `atomic_path`.
+
+    Raises:
+        OSError: it cannot be written or moved.
+    """
+    parts = made.rglob("*") if made.is_dir() else [made]
+    for part in parts if durable else ():
+        if part.is_file():
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+    made.replace(path)
     if durable:
         _sync_folder(path.parent)
 

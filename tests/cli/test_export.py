@@ -16,13 +16,11 @@ onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
 from PIL import Image
 
-import multibox.cli.export as command
-import multibox.export.writing as written
 from multibox import Detector
 from multibox.cli import main
-from multibox.export.heads import HEADS
+from multibox.export import onnx as onnx_format
+from multibox.export import triton
 from multibox.export.int8_search import nothing_in_int8
-from multibox.export.request import FORMATS
 from multibox.export.verify.samples import drawn_pictures
 
 
@@ -38,11 +36,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         return int(stop.value.code or 0), out, err
 
     return call
-
-
-def test_the_help_names_what_there_is() -> None:
-    assert set(command.FORMATS) == set(FORMATS)
-    assert set(command.HEADS) == set(HEADS)
 
 
 TINY = ("tinyssd256", "imgsz=64,96")
@@ -89,14 +82,14 @@ def test_frigate_takes_pictures_of_the_networks_size_and_has_a_label_file(run: A
 
 
 def test_a_broken_export_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    compose = written.compose
+    compose = onnx_format.compose
 
-    def without_suppression(network: Any, card: Any, **options: Any) -> Any:
+    def without_suppression(network: Any, card: Any, layout: Any) -> Any:
         from dataclasses import replace
 
-        return compose(network, replace(card, postprocess=replace(card.postprocess, nms_iou=1.0)), **options)
+        return compose(network, replace(card, postprocess=replace(card.postprocess, nms_iou=1.0)), layout)
 
-    monkeypatch.setattr(written, "compose", without_suppression)
+    monkeypatch.setattr(onnx_format, "compose", without_suppression)
     code, _, err = run(*TINY, "head=nms", "batch=2")
     assert code == 1
     assert "multibox: head nms: " in err
@@ -109,7 +102,7 @@ def test_a_broken_export_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_triton_repository_that_is_broken_is_refused_whole(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*TINY, "format=triton", "head=nms", "preprocess=true")
-    write = written.write_triton
+    write = triton.write
 
     def shifted(model: Any, folder: Path, metadata: Any, card: Any) -> None:
         write(model, folder, metadata, card)
@@ -117,7 +110,7 @@ def test_a_triton_repository_that_is_broken_is_refused_whole(run: Any, monkeypat
         config.write_text(config.read_text(encoding="utf-8").replace("TYPE_INT64", "TYPE_FP32"), encoding="utf-8")
 
     with monkeypatch.context() as patch:
-        patch.setattr(written, "write_triton", shifted)
+        patch.setattr(triton, "write", shifted)
         code, _, err = run(*arguments)
     assert code == 1
     assert "config.pbtxt: output 'count' is TYPE_INT64 [-1] in the model, declared is TYPE_FP32 [-1]" in err
@@ -198,8 +191,8 @@ def test_int8_end_to_end(run: Any, tmp_path: Path) -> None:
         (["format=onnx-int8"], "give data=DATASET"),
         (["calibrate=x"], "calibrate is for int8"),
         (["output=a.xml"], "format=onnx is written to a .onnx file"),
-        (["format=triton", "head=tflite4"], "format=triton has the heads raw, decoded, nms, not tflite4"),
-        (["format=triton", "head=frigate"], "format=triton has the heads raw, decoded, nms, not frigate"),
+        (["format=triton", "head=tflite4"], "format=triton has no head=tflite4; use one of raw, decoded, nms"),
+        (["format=triton", "head=frigate"], "format=triton has no head=frigate; use one of raw, decoded, nms"),
         (["format=triton", "output=a.onnx"], "format=triton is written to a folder, not 'a.onnx'"),
         (["tolerance=0"], "tolerance"),
         (["data=nowhere"], "there is no such file or folder"),

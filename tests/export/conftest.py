@@ -18,10 +18,9 @@ class Exported:
     detector: Any
     card: Any
     network: Any
-    batch: int | None
 
 
-def _awaken(detector: Any, card: Any) -> None:
+def _settle(detector: Any, card: Any) -> None:
     """Give a network with random weights the batch statistics of pictures.
 
     With those of its construction the activations fade, every picture gets nearly the same numbers, and a comparison
@@ -44,21 +43,21 @@ def _awaken(detector: Any, card: Any) -> None:
 
 
 @cache
-def _exported(name: str, size_hw: tuple[int, int] | None, batch: int | None) -> Exported:
-    from multibox.export.onnx import network_graph
+def _exported(name: str, size_hw: tuple[int, int] | None) -> Exported:
+    from multibox.export.onnx import convert_network
     from multibox.export.source import open_source
 
     detector, card = open_source(name, size_hw=size_hw)
     if card.source == "random weights":
-        _awaken(detector, card)
-    return Exported(detector, card, network_graph(detector, card, batch=batch), batch)
+        _settle(detector, card)
+    return Exported(detector, card, convert_network(detector, card))
 
 
 @pytest.fixture(scope="session")
 def exported() -> Callable[..., Exported]:
-    """`exported(name, size_hw, batch)`; the graph must not be changed."""
+    """`exported(name, size_hw)`; the graph, whose batch is free, must not be changed."""
 
-    def made(name: str = "ssdlite300-coco", size_hw: Any = None, batch: int | None = None) -> Exported:
-        return _exported(name, size_hw, batch)
+    def made(name: str = "ssdlite300-coco", size_hw: Any = None) -> Exported:
+        return _exported(name, size_hw)
 
     return made

@@ -15,18 +15,17 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
 import onnxruntime
-from onnx import TensorProto, helper
+from onnxscript import GraphBuilder, ir
 
 from multibox.errors import MissingDependencyError, OptionError
-from multibox.export.heads import HEADS, attach_head
-from multibox.export.onnx import export_metadata
-from multibox.export.picture_input import NETWORK_INPUT, attach_intake
-from multibox.export.verify.artefact import _suppressed
+from multibox.export.layout import NETWORK_INPUT, Layout, metadata_of
+from multibox.export.onnx_heads import attach_head
+from multibox.export.onnx_input import attach_pictures
 from multibox.quiet import import_quietly
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.card import ModelCard
 from multibox.spec.classes import ClassMap
-from multibox.spec.postprocess import PostprocessSpec, decode_np, postprocess_np
+from multibox.spec.postprocess import PostprocessSpec, decode_np, postprocess_np, suppress_np
 from multibox.spec.preprocess import Preprocess
 
 ANCHORS = AnchorSpec((((0.2, 0.2), (0.3, 0.15)), ((0.6, 0.5),)))
@@ -73,16 +72,28 @@ def run_openvino(model: Any) -> Run:
 RUNTIMES = {"onnxruntime": run_onnx, "openvino": run_openvino}
 
 
+def a_graph(inputs: list[ir.Value], attach: Callable[[GraphBuilder], None]) -> Any:
+    """A graph that begins as nothing but its inputs, and what is attached to it."""
+    graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": 18}, name="test")
+    builder = GraphBuilder(graph)
+    graph.outputs.extend([builder.op.Identity(value) for value in inputs])
+    for output, name in zip(graph.outputs, ("offsets", "logits"), strict=False):
+        output.name = f"inner_{name}"
+    attach(builder)
+    return ir.to_proto(ir.Model(graph, ir_version=10))
+
+
 def head_graph(card: ModelCard, head: str, batch: int | str = "batch") -> Any:
     """A graph that is nothing but a head: raw predictions are its inputs."""
-    inputs = [
-        helper.make_tensor_value_info("offsets", TensorProto.FLOAT, [batch, card.box_count, 4]),
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, card.box_count, card.outputs_per_box]),
-    ]
-    graph = helper.make_graph([], "test", inputs, list(inputs))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    attach_head(model, card, HEADS[head], batch=batch)
-    return model
+    columns = {"offsets": 4, "logits": card.outputs_per_box}
+    inputs = [ir.val(name, ir.DataType.FLOAT, [batch, card.box_count, count]) for name, count in columns.items()]
+    return a_graph(inputs, lambda builder: attach_head(builder, card, head, batch=batch))
+
+
+def input_graph(preprocess: Preprocess, batch: int | str, picture_hw: tuple[int, int] | None) -> Any:
+    """A graph that is nothing but preprocessing."""
+    inputs = [ir.val("images", ir.DataType.FLOAT, [batch, 3, *preprocess.size_hw])]
+    return a_graph(inputs, lambda builder: attach_pictures(builder, preprocess, batch=batch, picture_hw=picture_hw))
 
 
 def raw(card: ModelCard, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -167,11 +178,9 @@ def test_decoded_boxes_and_scores(runtime: str, activation: str) -> None:
         scores = (np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True))[..., 1:]
     np.testing.assert_allclose(found["scores"], scores, rtol=0, atol=1e-6)
     for place in range(3):
-        again = _suppressed(found["boxes_unit_xyxy"][place], found["scores"][place], card.postprocess)
-        boxes, best, labels = expected(card, feeds, place)
-        np.testing.assert_allclose(again.unit_xyxy, boxes, atol=1e-6)
-        np.testing.assert_allclose(again.scores, best, atol=1e-6)
-        np.testing.assert_array_equal(again.labels, labels)
+        again = suppress_np(found["boxes_unit_xyxy"][place], found["scores"][place], spec=card.postprocess)
+        for given, wanted in zip(again, expected(card, feeds, place), strict=True):
+            np.testing.assert_allclose(given, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -222,42 +231,36 @@ def test_tflite_layout(runtime: str) -> None:
     ],
 )
 def test_preprocessing_inside_is_preprocessing_outside(runtime: str, preprocess: Preprocess) -> None:
-    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 30, 40])]
-    outputs = [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 3, 30, 40])]
-    graph = helper.make_graph([helper.make_node("Identity", ["images"], ["out"])], "test", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    attach_intake(model, preprocess, batch="batch", picture_hw=None)
-    assert model.graph.node[-1].input[0] == NETWORK_INPUT
+    model = input_graph(preprocess, "batch", None)
+    (output,) = (o.name for o in model.graph.output)
+    assert NETWORK_INPUT in model.graph.node[-1].input
     run = RUNTIMES[runtime](model)
     random = np.random.default_rng(0)
     largest = 255 * max(preprocess.scale)
     for shape in ((30, 40), (61, 79), (7, 200), (1, 1), (333, 17), (30, 80)):
         pictures = random.integers(0, 256, (2, *shape, 3), dtype=np.uint8)
-        given = run({"images": pictures})["out"]
+        given = run({"images": pictures})[output]
         for place in range(2):
             np.testing.assert_allclose(given[place], preprocess(pictures[place])[0], rtol=0, atol=3e-5 * largest)
 
 
 def test_pictures_of_the_networks_size_need_no_resize() -> None:
     preprocess = Preprocess((30, 40), "half_pixel", mean=(1.0, 2.0, 3.0))
-    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 30, 40])]
-    outputs = [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 3, 30, 40])]
-    graph = helper.make_graph([helper.make_node("Identity", ["images"], ["out"])], "test", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    attach_intake(model, preprocess, batch=1, picture_hw=(30, 40))
+    model = input_graph(preprocess, 1, (30, 40))
     assert "Gather" not in {node.op_type for node in model.graph.node}
     picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(run_onnx(model)({"images": picture[None]})["out"][0], preprocess(picture)[0])
+    (given,) = run_onnx(model)({"images": picture[None]}).values()
+    np.testing.assert_array_equal(given[0], preprocess(picture)[0])
 
 
 def test_metadata_speak_the_dialects_of_other_tools() -> None:
     card = replace(a_card(), summary={"levels": [{"stride": 8}, {"stride": 16}]}, licence="Apache-2.0")
-    written = export_metadata(card, head=HEADS["nms"], batch=4, preprocess=True)
+    written = metadata_of(card, Layout("nms", 4, preprocess=True))
     assert written["task"] == "detect"
     assert written["names"] == "{0: 'cat', 1: 'dog', 2: 'bird'}"
     assert (written["stride"], written["imgsz"], written["batch"]) == ("16", "[40, 32]", "4")
     assert (ast.literal_eval(written["args"]), written["channels"]) == ({"batch": 4, "dynamic": False}, "3")
-    free = export_metadata(card, head=HEADS["nms"], batch=None, preprocess=True)
+    free = metadata_of(card, Layout("nms", preprocess=True))
     assert (free["batch"], ast.literal_eval(free["args"])["dynamic"]) == ("1", True)  # those tools read a number there
     assert written["license"] == "Apache-2.0"
     assert {"description", "version", "anchors_sha256", "box_format", "preprocess"} <= set(written)

@@ -18,16 +18,18 @@ for package in ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"the litert extra is not installed ({package})", allow_module_level=True)
 
+
 from multibox.data import Dataset, ImageRecord
 from multibox.errors import ContractError, ModelFileError, OptionError
-from multibox.export.heads import HEADS
-from multibox.export.litert import compose_litert, litert_metadata, litert_network, write_litert
+from multibox.export.int8_litert import LitertQuantizer
+from multibox.export.layout import Layout, metadata_of
+from multibox.export.litert import compose, convert_network, write
 from multibox.export.litert_graph import LitertGraph
 from multibox.export.litert_heads import WRITERS
-from multibox.export.quantize_litert import LitertQuantizer
+from multibox.export.request import ExportRequest
 from multibox.export.source import open_source
-from multibox.export.verify import ExportRequest, Report, Tolerances, verify
 from multibox.export.verify.artefact import Artefact
+from multibox.export.verify.check import Report, Tolerances, verify
 from multibox.export.verify.samples import drawn_pictures
 from multibox.inference import Detector
 from multibox.inference.engines.litert import read_metadata
@@ -41,7 +43,7 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 @cache
 def network(name: str = "ssdlite300-coco", size_hw: tuple[int, int] | None = None, batch: int = 1) -> Any:
     detector, card = open_source(name, size_hw=size_hw)
-    return detector, card, litert_network(detector, card, batch=batch)
+    return detector, card, convert_network(detector, card, batch=batch)
 
 
 @cache
@@ -69,9 +71,9 @@ def judged(
 ) -> Report:
     """Verify an export whose graph was made for the card `inside`, and whose metadata are those of `said`."""
     detector, card, sound = source or network()
-    made = compose_litert(content or sound, inside or card, head=HEADS[head], batch=batch, preprocess=preprocess)
-    described = {"head": HEADS[head], "batch": batch, "preprocess": preprocess, "precision": precision}
-    write_litert(made, path, litert_metadata(said or card, **described))
+    layout = Layout(head, batch, preprocess, card.preprocess.size_hw if preprocess else None)
+    made = compose(content or sound, inside or card, layout)
+    write(made, path, metadata_of(said or card, layout, precision=precision), card)
     return verify(
         path, detector, card, pictures()[:compared], dataset=dataset, tolerances=Tolerances(max_drop=max_drop)
     )
@@ -211,9 +213,9 @@ def test_the_file_says_everything_about_itself(tmp_path: Path) -> None:
 
 
 def test_operators_are_named_after_modules() -> None:
-    detector, _, content = network()
+    detector, card, content = network()
     modules = dict(detector.named_modules())
-    kinds = LitertQuantizer(content, [np.zeros((3, 300, 300), np.float32)])
+    kinds = LitertQuantizer(content, card, [np.zeros((300, 300, 3), np.uint8)])
     assert len(kinds.always_float) == 12
     for name in (*kinds.layers, *kinds.always_float):
         assert name.partition("/")[0] in modules
@@ -272,11 +274,11 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"damaged|cannot open it"):
         Detector(path)
     with pytest.raises(ContractError, match=r"ends in \.tflite"):
-        write_litert(content, tmp_path / "a.onnx", {})
+        write(content, tmp_path / "a.onnx", {}, network()[1])
     card = network()[1]
     agnostic = replace(card, postprocess=replace(card.postprocess, class_agnostic=True))
     with pytest.raises(OptionError, match="within classes only"):
-        compose_litert(network()[2], agnostic, head=HEADS["tflite4"])
+        compose(network()[2], agnostic, Layout("tflite4", 1))
 
 
 @pytest.mark.parametrize(
@@ -307,8 +309,8 @@ def labelled_by_the_model(classes: ClassMap) -> Dataset:
 
 @pytest.fixture(scope="module")
 def quantizer() -> LitertQuantizer:
-    card = network()[1]
-    return LitertQuantizer(network()[2], [card.preprocess(picture)[0] for picture in pictures()])
+    _, card, content = network()
+    return LitertQuantizer(content, card, pictures())
 
 
 @pytest.mark.parametrize("head", WRITERS)
@@ -330,7 +332,7 @@ def test_int8_is_judged_by_accuracy(head: str, quantizer: LitertQuantizer, tmp_p
 
 def test_int8_of_several_pictures_at_once(tmp_path: Path) -> None:
     source = network("tinyssd256", (96, 64), 3)
-    quantised = LitertQuantizer(source[2], [source[1].preprocess(picture)[0] for picture in pictures()[:5]]).quantised()
+    quantised = LitertQuantizer(source[2], source[1], pictures()[:5]).quantised()
     report = judged(tmp_path / "a.tflite", head="decoded", batch=3, source=source, content=quantised, precision="int8")
     assert report.failures == []
     assert report.head_alone is not None
@@ -369,16 +371,15 @@ def test_layers_given_back_are_float(quantizer: LitertQuantizer) -> None:
 
 def test_sensitivity_finds_the_layer_that_was_made_sensitive() -> None:
     _, card, content = network("tinyssd256", (96, 64))
-    inputs = [card.preprocess(picture)[0] for picture in pictures()[:4]]
-    quantizer = LitertQuantizer(content, inputs)
+    quantizer = LitertQuantizer(content, card, pictures()[:4])
     victim = quantizer.layers[4]
     quantizer.ranges[victim] = tuple(limit / 30 for limit in quantizer.ranges[victim])
-    ranking = quantizer.sensitivity(inputs[:1])
+    ranking = quantizer.sensitivity(1)
     assert ranking[0].node == victim
     assert [row.snr_db for row in ranking] == sorted(row.snr_db for row in ranking)
 
 
 def test_equal_input_gives_equal_bytes(quantizer: LitertQuantizer) -> None:
     detector, card, content = network("tinyssd256", (96, 64))
-    assert litert_network(detector, card) == content
+    assert convert_network(detector, card) == content
     assert quantizer.quantised() == quantizer.quantised()

@@ -1,4 +1,4 @@
-"""Every format, head, batch (free or fixed) and input size (own or another) against torch on real pictures."""
+"""Every format with each of its heads, free and fixed batch, own and another input size, against torch on pictures."""
 
 from __future__ import annotations
 
@@ -14,26 +14,24 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("onnx", reason="the export extra is not installed")
 
+from multibox.export.formats import FORMATS
 from multibox.export.heads import HEADS
-from multibox.export.litert_heads import WRITERS
-from multibox.export.openvino import convert, write_openvino
-from multibox.export.request import TRITON_HEADS
-from multibox.export.verify import ExportRequest, Report, verify
-from multibox.export.writing import composed, metadata_for, write
+from multibox.export.layout import metadata_of
+from multibox.export.request import ExportRequest
+from multibox.export.verify.check import verify
 from multibox.pictures.read import read_picture
 
 MODEL = "ssdlite300-coco"
 COUNT, CALIBRATING = 16, 8
 SIZES: dict[str, tuple[int, int] | None] = {"own size": None, "another size": (192, 256)}
-BATCHES = {"free": None, "fixed": 2}
-FILES = {"onnx": "a.onnx", "openvino": "a.xml", "triton": "a"}
+BATCHES = {"default batch": None, "fixed batch": 2}
 CELLS = [
-    (format, head, batch, size)
-    for format in FILES
-    for head in (TRITON_HEADS if format == "triton" else HEADS)
+    (row.name, head, batch, size)
+    for row in FORMATS.values()
+    for head in row.heads
     for batch in BATCHES
     for size in SIZES
-    if not (HEADS[head].single and batch == "free")
+    if BATCHES[batch] is None or not (HEADS[head].single or head in row.one_picture)
 ]
 
 
@@ -43,6 +41,9 @@ class Remembered:
     def __init__(self, network: Any) -> None:
         self._network = network
         self._known: dict[bytes, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
 
     def __call__(self, images: Any) -> Any:
         key = images.numpy().tobytes()
@@ -62,180 +63,76 @@ def read(folder: Path) -> list[np.ndarray]:
     return [np.asarray(read_picture(path)) for path in paths]
 
 
-@pytest.fixture
-def pictures(data_folder: Path) -> list[np.ndarray]:
-    found = read(data_folder)
-    assert len(found) == COUNT + CALIBRATING
-    return found
+@cache
+def network_of(module: str, exported: Callable[..., Any], size_hw: tuple[int, int] | None, batch: int | None) -> Any:
+    """Made once for all heads, and once for all formats that begin with the same graph."""
+    made = exported(MODEL, size_hw)
+    if module != "multibox.export.litert":
+        return made.network
+    return FORMATS["litert"].writer.convert_network(made.detector, made.card, batch=batch)
 
 
-def needs(package: str, extra: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"the {extra} extra is not installed")
-
-
-def asked(format: str, head: str, batch: str, size: str) -> ExportRequest:
-    """With preprocessing inside at the other size, and outside at the model's own."""
-    number = 1 if HEADS[head].single else BATCHES[batch]
-    return ExportRequest(
-        MODEL, format, head, batch=number, preprocess=size == "another size", size_hw=SIZES[size], data="unused"
-    )
+@cache
+def quantizer_of(format: str, exported: Callable[..., Any], size_hw: Any, batch: int | None, folder: Path) -> Any:
+    row = FORMATS[format]
+    network = network_of(row.module, exported, size_hw, batch if row.fixed_batch else None)
+    quantizer = row.quantizer(network, exported(MODEL, size_hw).card, read(folder)[COUNT:])
+    quantizer.quantised = cache(quantizer.quantised)  # type: ignore[attr-defined]
+    return quantizer
 
 
 @pytest.mark.parametrize(("format", "head", "batch", "size"), CELLS)
-def test_float(
-    format: str, head: str, batch: str, size: str, pictures: list[np.ndarray], exported: Any, tmp_path: Path
+def test_a_file_is_the_network_it_came_from(
+    format: str, head: str, batch: str, size: str, data_folder: Path, exported: Callable[..., Any], tmp_path: Path
 ) -> None:
-    if format == "openvino":
-        needs("openvino", "openvino")
-    request = asked(format, head, batch, size)
-    made = exported(MODEL, request.size_hw, request.fixed_batch)
-    path = tmp_path / FILES[format]
-    write(composed(made.network, made.card, request), path, made.card, request)
-    first = exported(MODEL, request.size_hw, None)  # the same weights for any batch
-    judged_float(remembered(first.detector), made.card, path, pictures, head)
-
-
-def judged_float(source: Any, card: Any, path: Path, pictures: list[np.ndarray], head: str) -> None:
-    report = verify(path, source, card, pictures[:COUNT])
-    assert report.failures == []
-    assert {row.output for row in report.tensors} == {"network_input", "offsets", "logits"}
-    assert report.detections is not None
-    assert report.detections.paired >= 0.98 * report.detections.expected > 0
-    assert (report.head_alone is None) == (head == "raw")
-
-
-@cache
-def quantizer(exported: Callable[..., Any], size_hw: tuple[int, int] | None, folder: Path) -> Any:
-    from multibox.export.quantize import Quantizer
-
-    made = exported(MODEL, size_hw, None)
-    return Quantizer(made.network, [made.card.preprocess(picture)[0] for picture in read(folder)[COUNT:]])
-
-
-@cache
-def onnx_int8(exported: Callable[..., Any], size_hw: tuple[int, int] | None, folder: Path) -> bytes:
-    content: bytes = quantizer(exported, size_hw, folder).quantised().SerializeToString()
-    return content
-
-
-def judged_int8(source: Any, card: Any, path: Path, pictures: list[np.ndarray], head: str) -> None:
-    report: Report = verify(path, source, card, pictures[:COUNT])
-    assert report.precision == "int8"
-    assert report.failures == []
-    assert report.found_again is not None
-    assert report.found_again > 0.85
-    assert (report.head_alone is None) == (head == "raw")
-
-
-@pytest.mark.parametrize(("head", "batch", "size"), [cell[1:] for cell in CELLS if cell[0] == "onnx"])
-def test_onnx_int8(
-    head: str,
-    batch: str,
-    size: str,
-    pictures: list[np.ndarray],
-    data_folder: Path,
-    exported: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    import onnx
-
-    from multibox.export.int8_search import with_batch
-    from multibox.export.onnx import write_onnx
-
-    request = asked("onnx-int8", head, batch, size)
-    made = exported(MODEL, request.size_hw, None)
-    network = onnx.load_from_string(onnx_int8(exported, request.size_hw, data_folder))
-    if request.fixed_batch is not None:
-        network = with_batch(network, request.fixed_batch)
-    write_onnx(composed(network, made.card, request), tmp_path / "a.onnx", metadata_for(made.card, request))
-    judged_int8(remembered(made.detector), made.card, tmp_path / "a.onnx", pictures, head)
-
-
-@pytest.mark.parametrize(("head", "batch", "size"), [cell[1:] for cell in CELLS if cell[0] == "openvino"])
-def test_openvino_int8(
-    head: str,
-    batch: str,
-    size: str,
-    pictures: list[np.ndarray],
-    data_folder: Path,
-    exported: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    needs("openvino", "openvino")
-    needs("nncf", "quantize")
-    from multibox.export.int8_search import _at
-    from multibox.export.quantize_openvino import quantise_openvino
-
-    request = asked("openvino-int8", head, batch, size)
-    made = exported(MODEL, request.size_hw, request.fixed_batch)
-    picture_hw = request.picture_hw(made.card)
-    taken = pictures[COUNT:] if picture_hw is None else [_at(picture, picture_hw) for picture in pictures[COUNT:]]
-    inputs = [
-        np.stack([picture if request.takes_pictures else made.card.preprocess(picture)[0]] * (request.fixed_batch or 1))
-        for picture in taken
-    ]
-    keep_float = quantizer(exported, request.size_hw, data_folder).always_float
-    quantised = quantise_openvino(convert(composed(made.network, made.card, request)), inputs, keep_float=keep_float)
-    write_openvino(quantised, tmp_path / "a.xml", metadata_for(made.card, request))
-    judged_int8(remembered(made.detector), made.card, tmp_path / "a.xml", pictures, head)
-
-
-# ------------------------------------------------------------------------------------------------ LiteRT
-
-
-LITERT_CELLS = [
-    (head, number, size) for head in WRITERS for number in (1, 2) for size in SIZES if (head, number) != ("tflite4", 2)
-]
-
-
-def litert_world(head: str, number: int, size: str, *, int8: bool = False) -> tuple[ExportRequest, Any, Any, bytes]:
-    for package in ("ai_edge_litert", "litert_torch", "ai_edge_quantizer"):
-        needs(package, "litert")
+    """With preprocessing inside at the other size, and outside at the model's own."""
+    row = FORMATS[format]
+    for package, extra in row.packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the {extra} extra is not installed")
+    pictures = read(data_folder)
+    assert len(pictures) == COUNT + CALIBRATING
     request = ExportRequest(
         MODEL,
-        "litert-int8" if int8 else "litert",
+        format,
         head,
-        batch=number,
+        batch=BATCHES[batch],
         preprocess=size == "another size",
         size_hw=SIZES[size],
         data="unused",
     )
-    return request, *litert_made(SIZES[size], number)
+    made = exported(MODEL, request.size_hw)
+    layout, path = request.layout(made.card), tmp_path / f"a{row.suffix}"
+    if row.int8:
+        quantizer = quantizer_of(
+            row.name, exported, request.size_hw, layout.batch if row.fixed_batch else None, data_folder
+        )
+        model, _ = quantizer.compose(layout, keep_float=())
+    else:
+        network = network_of(row.module, exported, request.size_hw, layout.batch if row.fixed_batch else None)
+        model = row.writer.compose(network, made.card, layout)
+    precision = "int8" if row.int8 else "float32"
+    row.writer.write(model, path, metadata_of(made.card, layout, precision=precision), made.card)
+    report = verify(path, remembered(made.detector), made.card, pictures[:COUNT])
+    assert report.failures == []
+    assert report.precision == precision
+    assert {tensor.output for tensor in report.tensors} == {"network_input", "offsets", "logits"}
+    assert (report.head_alone is None) == (head == "raw")
+    if row.int8:
+        assert report.found_again is not None
+        assert report.found_again > 0.85
+    else:
+        assert report.detections is not None
+        assert report.detections.paired >= 0.98 * report.detections.expected > 0
 
 
-@cache
-def litert_made(size_hw: tuple[int, int] | None, number: int) -> tuple[Any, Any, bytes]:
-    from multibox.export.litert import litert_network
-    from multibox.export.source import open_source
+def test_the_tables_agree_with_the_modules_that_they_name() -> None:
+    from multibox.export import litert_heads, onnx_heads
 
-    detector, card = open_source(MODEL, size_hw=size_hw)
-    return detector, card, litert_network(detector, card, batch=number)
-
-
-@cache
-def litert_int8(size_hw: tuple[int, int] | None, number: int, folder: Path) -> bytes:
-    from multibox.export.quantize_litert import LitertQuantizer
-
-    _, card, network = litert_made(size_hw, number)
-    inputs = [card.preprocess(picture)[0] for picture in read(folder)[COUNT:]]
-    return LitertQuantizer(network, inputs).quantised()
-
-
-@pytest.mark.parametrize(("head", "number", "size"), LITERT_CELLS)
-def test_litert(head: str, number: int, size: str, pictures: list[np.ndarray], tmp_path: Path) -> None:
-    request, detector, card, network = litert_world(head, number, size)
-    write(composed(network, card, request), tmp_path / "a.tflite", card, request)
-    judged_float(remembered(detector), card, tmp_path / "a.tflite", pictures, head)
-
-
-@pytest.mark.parametrize(("head", "number", "size"), LITERT_CELLS)
-def test_litert_int8(
-    head: str, number: int, size: str, pictures: list[np.ndarray], data_folder: Path, tmp_path: Path
-) -> None:
-    from multibox.export.litert import write_litert
-
-    request, detector, card, _ = litert_world(head, number, size, int8=True)
-    quantised = litert_int8(request.size_hw, number, data_folder)
-    write_litert(composed(quantised, card, request), tmp_path / "a.tflite", metadata_for(card, request))
-    judged_int8(remembered(detector), card, tmp_path / "a.tflite", pictures, head)
+    assert set(onnx_heads.WRITERS) == set(HEADS)
+    assert set(litert_heads.WRITERS) == set(FORMATS["litert"].heads)
+    for row in FORMATS.values():
+        assert importlib.util.find_spec(row.module) is not None
+        assert set(row.heads) <= set(HEADS)
+        assert {*row.one_picture, *row.by_class} <= set(row.heads)
+        assert row.name.endswith("-int8") == bool(row.int8)

@@ -15,9 +15,10 @@ pytest.importorskip("onnx", reason="the export extra is not installed")
 
 from multibox.errors import ContractError, OptionError
 from multibox.export.heads import HEADS
-from multibox.export.onnx import compose, export_metadata, write_onnx
+from multibox.export.layout import Layout, metadata_of
+from multibox.export.onnx import compose, write_onnx
 from multibox.export.source import open_source
-from multibox.export.verify import verify
+from multibox.export.verify.check import verify
 from multibox.export.verify.samples import drawn_pictures
 from multibox.models import list_models
 from multibox.pictures.read import read_picture
@@ -42,11 +43,9 @@ TINY, SIZE_HW, BATCH = "tinyssd256", (96, 64), 3
 SMALLER = {TINY: SIZE_HW, "ssd300_vgg16": (275, 280), "ssd512_vgg16": (385, 390)}
 
 
-def check(made: Any, head: str, tmp_path: Path, pictures: list[np.ndarray], *, preprocess: bool) -> None:
-    model = compose(made.network, made.card, head=HEADS[head], batch=made.batch, preprocess=preprocess)
+def check(made: Any, layout: Layout, tmp_path: Path, pictures: list[np.ndarray]) -> None:
     path = tmp_path / "test.onnx"
-    metadata = export_metadata(made.card, head=HEADS[head], batch=made.batch, preprocess=preprocess)
-    write_onnx(model, path, metadata)
+    write_onnx(compose(made.network, made.card, layout), path, metadata_of(made.card, layout))
     report = verify(path, made.detector, made.card, pictures)
     assert report.failures == []
     assert report.detections is not None
@@ -56,21 +55,21 @@ def check(made: Any, head: str, tmp_path: Path, pictures: list[np.ndarray], *, p
 
 @pytest.mark.parametrize("head", HEADS)
 def test_free_batch(head: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
-    single = HEADS[head].single
-    made = exported(TINY, SIZE_HW, 1 if single else None)  # its layout has room for one picture
-    check(made, head, tmp_path, sixteen, preprocess=head in ("nms", "decoded"))
+    layout = Layout(head, 1 if HEADS[head].single else None, preprocess=head in ("nms", "decoded"))
+    check(exported(TINY, SIZE_HW), layout, tmp_path, sixteen)
 
 
 @pytest.mark.parametrize("head", [head for head in HEADS if not HEADS[head].single])
 def test_fixed_batch(head: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
-    check(exported(TINY, SIZE_HW, BATCH), head, tmp_path, sixteen[: BATCH + 1], preprocess=head == "tflite4")
+    layout = Layout(head, BATCH, preprocess=head == "tflite4")
+    check(exported(TINY, SIZE_HW), layout, tmp_path, sixteen[: BATCH + 1])
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_registered_network(name: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
-    made = exported(name, SMALLER.get(name), None)
-    for head, preprocess in (("raw", False), ("nms", True)):
-        check(made, head, tmp_path, sixteen[:FEW], preprocess=preprocess)
+    made = exported(name, SMALLER.get(name))
+    for layout in (Layout("raw"), Layout("nms", preprocess=True)):
+        check(made, layout, tmp_path, sixteen[:FEW])
 
 
 def test_another_size_has_other_default_boxes_and_the_same_weights() -> None:

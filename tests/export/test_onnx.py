@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from multibox.weights import load_detector, make_card
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 
 
-def exported(tmp_path: Path, name: str, **arguments: object):
+def written(tmp_path: Path, name: str, **arguments: object):
     torch.manual_seed(0)
     network = create_model(name, num_classes=3, **arguments).eval()
     card = make_card(network, ClassMap(("a", "b", "c")), name="test")
@@ -37,7 +38,7 @@ def exported(tmp_path: Path, name: str, **arguments: object):
     [("ssdlite300_mobilenetv2", [141, 206]), ("tinyssd256", [256, 256]), ("ssd300_vgg16", [275, 300])],
 )
 def test_the_file_gives_the_networks_numbers(tmp_path: Path, name: str, size_hw: list[int]) -> None:
-    network, card, path = exported(tmp_path, name, size_hw=size_hw)
+    network, card, path = written(tmp_path, name, size_hw=size_hw)
     detector = Detector(path)
     assert detector.card == card
     images = torch.randn(3, 3, *size_hw)
@@ -51,9 +52,9 @@ def test_the_file_gives_the_networks_numbers(tmp_path: Path, name: str, size_hw:
 
 
 def test_export_is_deterministic_and_clean(tmp_path: Path) -> None:
-    _, card, path = exported(tmp_path, "tinyssd256", size_hw=[64, 64])
+    _, card, path = written(tmp_path, "tinyssd256", size_hw=[64, 64])
     first = path.read_bytes()
-    _, _, path = exported(tmp_path, "tinyssd256", size_hw=[64, 64])
+    _, _, path = written(tmp_path, "tinyssd256", size_hw=[64, 64])
     assert path.read_bytes() == first
     model = onnx.load(path)
     metadata = {p.key: p.value for p in model.metadata_props}
@@ -69,9 +70,8 @@ def test_export_is_deterministic_and_clean(tmp_path: Path) -> None:
     assert str(Path(torch.__file__).parent).encode() not in first
 
 
-def test_same_padding_costs_no_pad_node() -> None:
-    model = onnx.load(CATALOGUE["ssdlite300-coco"].path(".onnx"))
-    assert "Pad" not in {node.op_type for node in model.graph.node}
+def test_same_padding_costs_no_pad_node(exported: Any) -> None:
+    assert "Pad" not in {node.op_type for node in exported("ssdlite300-coco").network.graph.node}
 
 
 def test_the_shipped_onnx_is_the_export_of_the_shipped_weights(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_engines_agree_on_the_examples(engine: str) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    network, card, path = exported(tmp_path, "tinyssd256", size_hw=[64, 64])
+    network, card, path = written(tmp_path, "tinyssd256", size_hw=[64, 64])
     with pytest.raises(ContractError, match=r"ends in \.onnx"):
         export_onnx(network, card, tmp_path / "test.pt")
     model = onnx.load(path)

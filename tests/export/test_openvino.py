@@ -19,9 +19,10 @@ if importlib.util.find_spec("openvino") is None:
 
 from multibox.errors import ContractError, ModelFileError, OptionError
 from multibox.export.heads import HEADS
-from multibox.export.onnx import compose, export_metadata
-from multibox.export.openvino import convert, write_openvino
-from multibox.export.verify import verify
+from multibox.export.int8_openvino import quantise_openvino
+from multibox.export.layout import Layout, metadata_of
+from multibox.export.openvino import compose, write
+from multibox.export.verify.check import verify
 from multibox.export.verify.samples import drawn_pictures
 from multibox.inference import Detector
 from multibox.pictures.read import read_picture
@@ -29,10 +30,9 @@ from multibox.pictures.read import read_picture
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 
 
-def written(made: Any, path: Path, head: str = "raw", *, preprocess: bool = False) -> Path:
-    model = convert(compose(made.network, made.card, head=HEADS[head], batch=made.batch, preprocess=preprocess))
-    metadata = export_metadata(made.card, head=HEADS[head], batch=made.batch, preprocess=preprocess)
-    write_openvino(model, path, metadata)
+def written(made: Any, path: Path, layout: Layout | None = None) -> Path:
+    layout = layout or Layout()
+    write(compose(made.network, made.card, layout), path, metadata_of(made.card, layout), made.card)
     return path
 
 
@@ -57,8 +57,9 @@ def test_the_engine_agrees_with_eager_torch(tmp_path: Path, exported: Any) -> No
 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head(head: str, tmp_path: Path, exported: Any) -> None:
-    made = exported("tinyssd256", (96, 64), 1 if HEADS[head].single else None)
-    path = written(made, tmp_path / "a.xml", head, preprocess=head == "nms")
+    made = exported("tinyssd256", (96, 64))
+    layout = Layout(head, 1 if HEADS[head].single else None, preprocess=head == "nms")
+    path = written(made, tmp_path / "a.xml", layout)
     pictures = [np.asarray(read_picture(EXAMPLES[0])), *drawn_pictures()[3:6]]
     report = verify(path, made.detector, made.card, pictures)
     assert report.failures == []
@@ -66,11 +67,11 @@ def test_every_head(head: str, tmp_path: Path, exported: Any) -> None:
 
 
 def test_refusals(tmp_path: Path, exported: Any) -> None:
-    made = exported("tinyssd256", (96, 64), None)
+    made = exported("tinyssd256", (96, 64))
     with pytest.raises(ContractError, match=r"ends in \.xml"):
         written(made, tmp_path / "a.onnx")
     with pytest.raises(ModelFileError, match="exported with head=nms"):
-        Detector(written(made, tmp_path / "a.xml", "nms"))
+        Detector(written(made, tmp_path / "a.xml", Layout("nms")))
     path = written(made, tmp_path / "b.xml")
     with pytest.raises(OptionError, match="unknown device 'tpu'"):
         Detector(path, device="tpu")
@@ -95,26 +96,27 @@ def test_importing_openvino_sends_no_report() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="the quantize extra is not installed")
-def test_int8_leaves_heads_and_intake_alone(tmp_path: Path, exported: Any) -> None:
-    from multibox.export.quantize import last_convolutions
-    from multibox.export.quantize_openvino import quantise_openvino
+@pytest.mark.parametrize("head", ["nms", "tflite4"])
+def test_int8_leaves_heads_and_preprocessing_alone(head: str, tmp_path: Path, exported: Any) -> None:
+    from onnxscript import ir
 
-    made = exported("tinyssd256", (96, 64), None)
-    model = convert(compose(made.network, made.card, head=HEADS["nms"], preprocess=True))
+    from multibox.export.int8_onnx import last_convolutions
+
+    made = exported("tinyssd256", (96, 64))
+    layout = Layout(head, preprocess=True)
+    model = compose(made.network, made.card, layout)
     pictures = drawn_pictures()
-    last = last_convolutions(made.network)
+    last, _ = last_convolutions(ir.from_proto(made.network).graph)
     quantised = quantise_openvino(model, [picture[None] for picture in pictures], keep_float=last)
     rounded = [op for op in quantised.get_ops() if op.get_type_name() == "FakeQuantize"]
     assert rounded
     for op in quantised.get_ops():
         name = op.get_friendly_name()
-        if name.startswith(("head.", "intake.")) or name.split("/")[0] in last:
+        if name.startswith(("head/", "input/", *HEADS[head].outputs)) or name.split("/")[0] in last:
             sources = {port.get_source_output().get_node().get_type_name() for port in op.inputs()}
             assert "FakeQuantize" not in sources, name
     path = tmp_path / "a.xml"
-    write_openvino(
-        quantised, path, export_metadata(made.card, head=HEADS["nms"], batch=None, preprocess=True, precision="int8")
-    )
+    write(quantised, path, metadata_of(made.card, layout, precision="int8"), made.card)
     report = verify(path, made.detector, made.card, pictures)
     assert report.failures == []
     assert report.head_alone is not None

@@ -12,27 +12,33 @@ pytest.importorskip("torch", reason="the train extra is not installed")
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
 from onnx import numpy_helper
+from onnxscript import ir
 
-from multibox.export.quantize import Quantizer, _outputs, last_convolutions, least_loss, noise_shares, snr_db
+from multibox.export.int8 import least_loss, noise_shares, snr_db
+from multibox.export.int8_onnx import OnnxQuantizer, last_convolutions
+from multibox.export.layout import Layout
 from multibox.export.verify.samples import drawn_pictures
 
 
 @pytest.fixture(scope="module")
-def tiny(exported: Any) -> tuple[Any, list[np.ndarray], Quantizer]:
-    made = exported("tinyssd256", (96, 64), None)
-    inputs = [made.card.preprocess(picture)[0] for picture in drawn_pictures()]
-    return made.network, inputs, Quantizer(made.network, inputs)
+def tiny(exported: Any) -> OnnxQuantizer:
+    made = exported("tinyssd256", (96, 64))
+    return OnnxQuantizer(made.network, made.card, drawn_pictures())
+
+
+def last_of(network: Any) -> list[str]:
+    return last_convolutions(ir.from_proto(network).graph)[0]
 
 
 def read_by(model: Any, name: str) -> list[Any]:
     return [node for node in model.graph.node if name in node.input]
 
 
-def test_heads_stay_float_and_all_else_is_int8(tiny: Any) -> None:
-    network, _, quantizer = tiny
+def test_heads_stay_float_and_all_else_is_int8(tiny: OnnxQuantizer) -> None:
+    network, quantizer = tiny.network, tiny
     model = quantizer.quantised()
     onnx.checker.check_model(model, full_check=True)
-    last = last_convolutions(network)
+    last = last_of(network)
     assert len(last) == 10  # two branches on each of five levels
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
@@ -51,14 +57,14 @@ def test_heads_stay_float_and_all_else_is_int8(tiny: Any) -> None:
     assert "Relu" not in counts  # merged into the range of what follows
 
 
-def test_outputs_stay_near(tiny: Any) -> None:
-    network, inputs, quantizer = tiny
-    for ours, theirs in zip(_outputs(network, inputs), _outputs(quantizer.quantised(), inputs), strict=True):
+def test_outputs_stay_near(tiny: OnnxQuantizer) -> None:
+    network, inputs, quantizer = tiny.network, tiny.inputs, tiny
+    for ours, theirs in zip(quantizer.raw(network, inputs), quantizer.raw(quantizer.quantised(), inputs), strict=True):
         assert snr_db(ours, theirs) > 20
 
 
-def test_layers_given_back_are_float_with_their_activations(tiny: Any) -> None:
-    network, inputs, quantizer = tiny
+def test_layers_given_back_are_float_with_their_activations(tiny: OnnxQuantizer) -> None:
+    network, inputs, quantizer = tiny.network, tiny.inputs, tiny
     everything = quantizer.quantised(keep_float=quantizer.layers)
     convolutions = [node for node in everything.graph.node if node.op_type == "Conv"]
     names = {t.name: numpy_helper.to_array(t).dtype for t in everything.graph.initializer}
@@ -67,11 +73,11 @@ def test_layers_given_back_are_float_with_their_activations(tiny: Any) -> None:
     one = quantizer.quantised(keep_float=[first])
     node = next(n for n in one.graph.node if n.name == first)
     assert [reader.op_type for reader in read_by(one, node.output[0])] == ["Relu"]
-    assert snr_db(_outputs(network, inputs)[1], _outputs(one, inputs)[1]) > 20
+    assert snr_db(quantizer.raw(network, inputs)[1], quantizer.raw(one, inputs)[1]) > 20
 
 
-def test_sensitivity_finds_the_layer_that_was_made_sensitive(tiny: Any, exported: Any) -> None:
-    _, inputs, quantizer = tiny
+def test_sensitivity_finds_the_layer_that_was_made_sensitive(tiny: OnnxQuantizer) -> None:
+    quantizer = tiny
     victim = quantizer.layers[4]
     network = onnx.ModelProto()
     network.CopyFrom(quantizer.network)
@@ -83,7 +89,7 @@ def test_sensitivity_finds_the_layer_that_was_made_sensitive(tiny: Any, exported
     values = numpy_helper.to_array(weights).copy()
     values[:, 0, 0, 0] *= 400  # one weight of each channel makes all others a step or none
     weights.CopyFrom(numpy_helper.from_array(values, weights.name))
-    ranking = Quantizer(network, inputs).sensitivity(inputs[:1])
+    ranking = OnnxQuantizer(network, quantizer.card, quantizer.pictures).sensitivity(1)
     assert ranking[0].node == victim
     assert ranking[0].layer == weights.name.removesuffix(".weight")
     assert [row.snr_db for row in ranking] == sorted(row.snr_db for row in ranking)
@@ -92,9 +98,9 @@ def test_sensitivity_finds_the_layer_that_was_made_sensitive(tiny: Any, exported
     assert sum(shares) == pytest.approx(1)
 
 
-def test_equal_input_gives_equal_bytes(tiny: Any) -> None:
-    network, inputs, quantizer = tiny
-    again = Quantizer(network, inputs).quantised()
+def test_equal_input_gives_equal_bytes(tiny: OnnxQuantizer) -> None:
+    network, quantizer = tiny.network, tiny
+    again = OnnxQuantizer(network, quantizer.card, quantizer.pictures).quantised()
     assert again.SerializeToString(deterministic=True) == quantizer.quantised().SerializeToString(deterministic=True)
 
 
@@ -112,16 +118,15 @@ def test_ranges_are_drawn_in_where_that_loses_less() -> None:
 
 
 @pytest.fixture(scope="module")
-def pointwise(exported: Any) -> tuple[Any, list[np.ndarray], Quantizer]:
-    made = exported("ssdlite300_mobilenetv2", (96, 64), None)
-    inputs = [made.card.preprocess(picture)[0] for picture in drawn_pictures()[:3]]
-    return made.network, inputs, Quantizer(made.network, inputs)
+def pointwise(exported: Any) -> OnnxQuantizer:
+    made = exported("ssdlite300_mobilenetv2", (96, 64))
+    return OnnxQuantizer(made.network, made.card, drawn_pictures()[:3])
 
 
-def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: Any) -> None:
-    network, inputs, quantizer = pointwise
+def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: OnnxQuantizer) -> None:
+    network, inputs, quantizer = pointwise.network, pointwise.inputs, pointwise
     assert quantizer.always_float == []
-    last = last_convolutions(network)
+    last = last_of(network)
     assert len(last) == 12
     model = quantizer.quantised()
     onnx.checker.check_model(model, full_check=True)
@@ -129,16 +134,16 @@ def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: Any) -> None:
     assert Counter(node.op_type for node in model.graph.node)["Gemm"] == len(last)
     float_heads = quantizer.quantised(keep_float=last)
     # A network with random weights loses much to 8 bits anywhere; the heads must not add to that.
-    for ours, before, theirs in zip(*(_outputs(m, inputs) for m in (network, float_heads, model)), strict=True):
+    for ours, before, theirs in zip(*(quantizer.raw(m, inputs) for m in (network, float_heads, model)), strict=True):
         assert ours.shape == theirs.shape
         assert snr_db(ours, theirs) > snr_db(ours, before) - 1
         assert snr_db(before, theirs) > 20
 
 
-def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(pointwise: Any) -> None:
+def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(pointwise: OnnxQuantizer) -> None:
     """Apart from 8-bit weights and a bias in units of the product, nothing is rounded."""
-    network, inputs, quantizer = pointwise
-    last = last_convolutions(network)
+    network, inputs, quantizer = pointwise.network, pointwise.inputs, pointwise
+    last = last_of(network)
     plain = quantizer.quantised(keep_float=last)
     tensors = {tensor.name: tensor for tensor in plain.graph.initializer}
     for node in plain.graph.node:
@@ -151,16 +156,16 @@ def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(point
                 rounded[channel] = [[[round(float(value / step)) * step]] for value in row[:, 0, 0]]
             weights.CopyFrom(numpy_helper.from_array(rounded, weights.name))
     product = quantizer.quantised()
-    units = [numpy_helper.to_array(t) for t in product.graph.initializer if t.name.endswith(".unit")]
+    units = [numpy_helper.to_array(t) for t in product.graph.initializer if t.name.endswith(".bias.step")]
     half = max(float(unit.max()) for unit in units) / 2
-    for expected, given in zip(_outputs(plain, inputs), _outputs(product, inputs), strict=True):
+    for expected, given in zip(quantizer.raw(plain, inputs), quantizer.raw(product, inputs), strict=True):
         np.testing.assert_allclose(given, expected, rtol=0, atol=half + 1e-4)
 
 
-def test_pictures_of_a_batch_do_not_mix(pointwise: Any) -> None:
+def test_pictures_of_a_batch_do_not_mix(pointwise: OnnxQuantizer) -> None:
     import onnxruntime
 
-    _, inputs, quantizer = pointwise
+    inputs, quantizer = pointwise.inputs, pointwise
     runner = onnxruntime.InferenceSession(quantizer.quantised().SerializeToString())
     together = runner.run(["offsets", "logits"], {"images": np.stack(inputs)})
     for row, image in enumerate(inputs):
@@ -168,15 +173,14 @@ def test_pictures_of_a_batch_do_not_mix(pointwise: Any) -> None:
             np.testing.assert_allclose(all_of_them[row], one[0], rtol=0, atol=1e-4)
 
 
-def test_a_head_whose_input_is_float_stays_float(pointwise: Any) -> None:
-    network, inputs, quantizer = pointwise
-    name = last_convolutions(network)[0]
+def test_a_head_whose_input_is_float_stays_float(pointwise: OnnxQuantizer) -> None:
+    network, inputs, quantizer = pointwise.network, pointwise.inputs, pointwise
+    name = last_of(network)[0]
     conv = next(node for node in network.graph.node if node.name == name)
     clip = next(node for node in network.graph.node if conv.input[0] in node.output)
     before = next(node for node in network.graph.node if clip.input[0] in node.output)
     model = quantizer.quantised(keep_float=[before.name])
     assert [node.op_type for node in model.graph.node if node.name == name] == ["Conv"]
-    assert quantizer.also_float(model, [before.name]) == [name]
-    assert quantizer.also_float(quantizer.quantised(keep_float=[name]), [name]) == []
-    assert quantizer.also_float(quantizer.quantised(), []) == []
-    assert snr_db(_outputs(network, inputs)[1], _outputs(model, inputs)[1]) > 15
+    for keep_float, in_float in (([before.name], [before.name, name]), ([name], [name]), ([], [])):
+        assert quantizer.compose(Layout(), keep_float=keep_float)[1] == in_float
+    assert snr_db(quantizer.raw(network, inputs)[1], quantizer.raw(model, inputs)[1]) > 15

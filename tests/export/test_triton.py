@@ -15,14 +15,11 @@ import pytest
 pytest.importorskip("torch", reason="the train extra is not installed")
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
-from google.protobuf import text_format
-
-from multibox.errors import ContractError, ModelFileError, OptionError
-from multibox.export.heads import HEADS
-from multibox.export.onnx import compose, export_metadata
-from multibox.export.triton import MAX_BATCH, read_config, require_free, triton_parameters, write_triton
-from multibox.export.verify import Report, verify
-from multibox.export.verify.artefact import Artefact
+from multibox.errors import ContractError, OptionError
+from multibox.export.layout import Layout, metadata_of
+from multibox.export.triton import MAX_BATCH, compose, require_free
+from multibox.export.triton import write as write_triton
+from multibox.export.verify.check import Report, verify
 from multibox.export.verify.samples import drawn_pictures
 from multibox.spec.classes import ClassMap
 
@@ -35,11 +32,11 @@ BATCH = 3
 @pytest.fixture
 def write(exported: Any, tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
     def written(head: str = "nms", *, batch: int | None = None, preprocess: bool = False) -> tuple[Path, Any]:
-        made = exported("tinyssd256", SIZE_HW, batch)
+        made = exported("tinyssd256", SIZE_HW)
         made = replace(made, card=replace(made.card, class_map=ClassMap(('tête-à-"tête"',))))
-        model = compose(made.network, made.card, head=HEADS[head], batch=batch, preprocess=preprocess)
-        metadata = export_metadata(made.card, head=HEADS[head], batch=batch, preprocess=preprocess)
-        write_triton(model, tmp_path / "repository" / "tiny", metadata, made.card)
+        layout = Layout(head, batch, preprocess)
+        model = compose(made.network, made.card, layout)
+        write_triton(model, tmp_path / "repository" / "tiny", metadata_of(made.card, layout), made.card)
         return tmp_path / "repository" / "tiny", made
 
     return written
@@ -49,44 +46,49 @@ def judged(folder: Path, made: Any) -> Report:
     return verify(folder, made.detector, made.card, drawn_pictures()[2:6])
 
 
-DIMS = {
-    "raw": {"offsets": [ANCHORS, 4], "logits": [ANCHORS, 2]},
-    "decoded": {"boxes_unit_xyxy": [ANCHORS, 4], "scores": [ANCHORS, 1]},
-    "nms": {"detections": [ROWS, 6], "count": []},
+OUTPUTS: dict[str, dict[str, tuple[str, list[int]]]] = {
+    "raw": {"offsets": ("TYPE_FP32", [ANCHORS, 4]), "logits": ("TYPE_FP32", [ANCHORS, 2])},
+    "decoded": {"boxes_unit_xyxy": ("TYPE_FP32", [ANCHORS, 4]), "scores": ("TYPE_FP32", [ANCHORS, 1])},
+    "nms": {"detections": ("TYPE_FP32", [ROWS, 6]), "count": ("TYPE_INT64", [])},
 }
+
+
+def declaration(kind: str, name: str, data_type: str, dims: list[int]) -> str:
+    more = "" if dims else "  reshape {\n  }\n"
+    more += '  label_filename: "labels.txt"\n' if name == "scores" else ""
+    return f'\n{kind} {{\n  name: "{name}"\n  data_type: {data_type}\n  dims: {dims or [1]}\n{more}}}\n'
 
 
 @pytest.mark.parametrize("preprocess", [False, True])
 @pytest.mark.parametrize("batch", [None, BATCH])
-@pytest.mark.parametrize("head", DIMS)
-def test_what_is_declared_and_that_it_runs_so(head: str, batch: int | None, preprocess: bool, write: Any) -> None:
+@pytest.mark.parametrize("head", OUTPUTS)
+def test_what_is_declared_and_that_it_runs(head: str, batch: int | None, preprocess: bool, write: Any) -> None:
     folder, made = write(head, batch=batch, preprocess=preprocess)
-    config = read_config(folder)
-    first = [] if batch is None else [batch]
-    assert (config.name, config.backend, config.default_model_filename) == ("tiny", "onnxruntime", "model.onnx")
-    assert config.max_batch_size == (MAX_BATCH if batch is None else 0)
-    assert config.HasField("dynamic_batching") == (batch is None)
-    assert config.version_policy.latest.num_versions == 1
-    (images,) = config.input
-    assert list(images.dims) == [*first, *((-1, -1, 3) if preprocess else (3, *SIZE_HW))]
     text = (folder / "config.pbtxt").read_text(encoding="utf-8")
-    assert ('name: "images"\n  data_type: ' + ("TYPE_UINT8" if preprocess else "TYPE_FP32")) in text
-    assert {o.name: list(o.dims) for o in config.output} == {
-        name: [*first, *dims] or [1] for name, dims in DIMS[head].items()
-    }
-    assert [o.name for o in config.output if o.HasField("reshape")] == (
-        ["count"] if first == [] == DIMS[head].get("count") else []
-    )
-    assert [o.name for o in config.output if o.label_filename] == (["scores"] if head == "decoded" else [])
+    assert text.startswith('name: "tiny"\nbackend: "onnxruntime"\ndefault_model_filename: "model.onnx"\n')
+    assert f"\nmax_batch_size: {MAX_BATCH if batch is None else 0}\n" in text
+    assert ("\ndynamic_batching {\n}\n" in text) == (batch is None)
+    assert "version_policy {\n  latest {\n    num_versions: 1\n  }\n}\n" in text
+    first = [] if batch is None else [batch]
+    taken = [-1, -1, 3] if preprocess else [3, *SIZE_HW]
+    assert declaration("input", "images", "TYPE_UINT8" if preprocess else "TYPE_FP32", [*first, *taken]) in text
+    assert text.count("\ninput {") == 1
+    assert text.count("\noutput {") == 2
+    for name, (data_type, dims) in OUTPUTS[head].items():
+        assert declaration("output", name, data_type, [*first, *dims]) in text
     assert (folder / "labels.txt").read_text(encoding="utf-8") == 'tête-à-"tête"\n'
-    parameters = triton_parameters(config)
-    assert json.loads(parameters["multibox.class_names"]) == list(made.card.class_map.names)
-    assert json.loads(parameters["multibox.preprocess"])["size_hw"] == list(SIZE_HW)
-    assert parameters["multibox.head"] == head
+    assert parameter("head", head) in text
+    assert parameter("class_names", json.dumps(list(made.card.class_map.names), ensure_ascii=False)) in text
+    assert parameter("preprocess", json.dumps(made.card.preprocess.to_dict(), sort_keys=True)) in text
     report = judged(folder, made)
     assert report.failures == []
     assert report.detections is not None
     assert report.detections.paired > 0
+
+
+def parameter(key: str, value: str) -> str:
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'\nparameters {{\n  key: "multibox.{key}"\n  value {{\n    string_value: "{quoted}"\n  }}\n}}\n'
 
 
 def edited(old: str, new: str) -> Callable[[Path], None]:
@@ -108,15 +110,9 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "input": (edited("[3, 96, 64]", "[3, 64, 96]"), "input 'images' is TYPE_FP32 [-1, 3, 96, 64] in the model"),
     "whole shape": (edited("[3, 96, 64]", "[-1, 3, 96, 64]"), "input 'images' is TYPE_FP32 [-1, 3, 96, 64]"),
     "no reshape": (edited("  reshape {\n  }\n", ""), "output 'count' is TYPE_INT64 [-1] in the model"),
-    "no batching": (edited("max_batch_size: 8", "max_batch_size: 0"), "dynamic batching needs a max_batch_size"),
-    "small batch": (edited("max_batch_size: 8", "max_batch_size: 2"), "3 pictures, but max_batch_size is 2"),
     "unknown input": (edited('name: "images"', 'name: "image"'), "input 'images' of the model is not declared"),
     "unknown output": (edited('name: "count"', 'name: "counts"'), "the model has no output 'counts'"),
-    "backend": (edited('backend: "onnxruntime"', 'backend: "openvino"'), "the backend is 'openvino'"),
-    "file": (edited('"model.onnx"', '"network.onnx"'), "there is no model file 'network.onnx'"),
-    "name": (edited('name: "tiny"', 'name: "huge"'), "the name is 'huge', the folder's 'tiny'"),
     "classes": (edited("tête-à-", "tête"), "the parameter class_names does not hold the model's classes"),
-    "preprocessing": (edited('\\"RGB\\"', '\\"BGR\\"'), "the parameter preprocess is not the model's"),
     "labels": (lambda f: (f / "labels.txt").write_text("cat\n") and None, "labels.txt: other classes than the model's"),
 }
 
@@ -131,18 +127,11 @@ def test_a_configuration_that_is_not_the_models_is_refused(case: str, write: Any
     assert message in "\n".join(report.failures)
 
 
-def test_what_is_no_configuration_is_not_opened(write: Any) -> None:
-    folder, _ = write()
-    edited("max_batch_size", "maximum_batch_size")(folder)
-    with pytest.raises(ModelFileError, match=r"config\.pbtxt: .*maximum_batch_size"):
-        Artefact(folder)
-
-
 def test_a_batch_that_not_every_output_has_first_is_refused(exported: Any, tmp_path: Path) -> None:
-    made = exported("tinyssd256", SIZE_HW, None)
-    model = compose(made.network, made.card, head=HEADS["raw"])
+    made = exported("tinyssd256", SIZE_HW)
+    model = compose(made.network, made.card, Layout())
     model.graph.output[1].type.tensor_type.shape.dim[0].dim_value = 1
-    metadata = export_metadata(made.card, head=HEADS["raw"], batch=None, preprocess=False)
+    metadata = metadata_of(made.card, Layout())
     with pytest.raises(ContractError, match="'logits' has no free batch as its first dimension"):
         write_triton(model, tmp_path / "tiny", metadata, made.card)
     assert list(tmp_path.iterdir()) == []
@@ -152,7 +141,7 @@ def test_only_an_unchanged_export_is_replaced(write: Any, tmp_path: Path) -> Non
     folder, _ = write("raw")
     write("decoded")
     assert [p.name for p in folder.parent.iterdir()] == ["tiny"]
-    assert triton_parameters(read_config(folder))["multibox.head"] == "decoded"
+    assert parameter("head", "decoded") in (folder / "config.pbtxt").read_text(encoding="utf-8")
     edited("max_batch_size: 8", "max_batch_size: 4\ninstance_group { count: 2 }")(folder)
     require_free(folder)  # what was edited is still an export
     (folder / "2").mkdir()
@@ -188,6 +177,8 @@ def test_tritons_own_definition_reads_it(batch: int | None, write: Any) -> None:
     found = importlib.util.find_spec("tritonclient")
     if found is None or not found.submodule_search_locations:
         pytest.skip("tritonclient is not installed")
+    from google.protobuf import text_format
+
     source = Path(found.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
     spec = importlib.util.spec_from_file_location("model_config_pb2", source)
     assert spec is not None

@@ -20,9 +20,12 @@ from onnx import helper, numpy_helper
 from multibox.data import Dataset, ImageRecord
 from multibox.errors import ModelFileError
 from multibox.export.heads import HEADS
-from multibox.export.onnx import compose, export_metadata, write_onnx
-from multibox.export.run import _settled
-from multibox.export.verify import ExportRequest, Report, Tolerances, export_verified, verify
+from multibox.export.layout import Layout, metadata_of
+from multibox.export.onnx import compose, write_onnx
+from multibox.export.request import ExportRequest
+from multibox.export.run import _settled, export_verified
+from multibox.export.verify.artefact import Artefact
+from multibox.export.verify.check import Report, Tolerances, verify
 from multibox.inference import Detector
 from multibox.pictures.read import read_picture
 from multibox.spec.card import ModelCard
@@ -62,9 +65,9 @@ def judged(
 ) -> Report:
     """Verify an export whose graph was made for the card `inside`, and whose metadata are those of `said`."""
     detector, card, sound = source()
-    model = compose(network or sound, inside or card, head=HEADS[head], preprocess=preprocess)
-    metadata = export_metadata(said or card, head=HEADS[head], batch=None, preprocess=preprocess, precision=precision)
-    write_onnx(model, path, metadata)
+    layout = Layout(head, preprocess=preprocess)
+    model = compose(network or sound, inside or card, layout)
+    write_onnx(model, path, metadata_of(said or card, layout, precision=precision))
     return verify(path, detector, card, pictures(), dataset=dataset, tolerances=Tolerances(max_drop=max_drop))
 
 
@@ -168,11 +171,11 @@ def labelled_by_the_model(classes: ClassMap) -> Dataset:
 
 
 def test_int8_is_judged_by_accuracy_and_names_the_classes(tmp_path: Path) -> None:
-    from multibox.export.quantize import Quantizer
+    from multibox.export.int8_onnx import OnnxQuantizer
 
     card = source()[1]
     data = labelled_by_the_model(card.class_map)
-    quantizer = Quantizer(source()[2], [card.preprocess(picture)[0] for picture in pictures()])
+    quantizer = OnnxQuantizer(source()[2], card, pictures())
     sound = judged(
         tmp_path / "a.onnx", head="nms", network=quantizer.quantised(), precision="int8", dataset=data, max_drop=0.3
     )
@@ -226,11 +229,8 @@ def test_a_head_without_anything_to_find_is_unproven(head: str, tmp_path: Path) 
     detector, card, network = source()
     card = replace(card, postprocess=replace(card.postprocess, score_threshold=0.999))
     path = tmp_path / "a.onnx"
-    write_onnx(
-        compose(network, card, head=HEADS[head], preprocess=False),
-        path,
-        export_metadata(card, head=HEADS[head], batch=None, preprocess=False),
-    )
+    layout = Layout(head)
+    write_onnx(compose(network, card, layout), path, metadata_of(card, layout))
     report = verify(path, detector, card, pictures())
     assert report.detections is not None
     assert report.detections.expected == 0
@@ -241,12 +241,8 @@ def test_a_head_without_anything_to_find_is_unproven(head: str, tmp_path: Path) 
 
 def test_tolerances_are_the_callers(tmp_path: Path) -> None:
     detector, card, network = source()
-    path = tmp_path / "a.onnx"
-    write_onnx(
-        compose(network, card, head=HEADS["nms"], preprocess=True),
-        path,
-        export_metadata(card, head=HEADS["nms"], batch=None, preprocess=True),
-    )
+    path, layout = tmp_path / "a.onnx", Layout("nms", preprocess=True)
+    write_onnx(compose(network, card, layout), path, metadata_of(card, layout))
     report = verify(path, detector, card, pictures(), tolerances=Tolerances(relative=1e-12))
     assert report.failures[0].startswith("network_input: differs by")
 
@@ -257,3 +253,49 @@ def test_engines_refuse_what_they_would_misread(head: str, preprocess: bool, tmp
     judged(path, head=head, preprocess=preprocess)
     with pytest.raises(ModelFileError, match=f"exported with head={head}"):
         Detector(path)
+
+
+def without_output(name: str) -> Any:
+    """The network with an output missing."""
+    network = onnx.ModelProto()
+    network.CopyFrom(source()[2])
+    kept = [output for output in network.graph.output if output.name != name]
+    del network.graph.output[:]
+    network.graph.output.extend(kept)
+    return network
+
+
+def test_a_file_that_cannot_be_run_is_refused(tmp_path: Path) -> None:
+    detector, card, _ = source()
+    path = tmp_path / "a.onnx"
+    write_onnx(without_output("logits"), path, metadata_of(card, Layout()))
+    assert verify(path, detector, card, pictures()).failures == ["it cannot be run: there is no output 'logits'"]
+    two = Layout(batch=2)
+    write_onnx(compose(source()[2], card, two), path, metadata_of(card, Layout()))  # says that any batch will do
+    (failure,) = verify(path, detector, card, pictures()).failures
+    assert failure.startswith("it cannot be run: ")
+    assert "images" in failure
+
+
+@pytest.mark.parametrize("step", ["check.tensor_differences", "check.agreement", "artefact.open_runner"])
+def test_an_error_of_the_check_itself_is_no_failure_of_the_file(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr(f"multibox.export.verify.{step}", broken)
+    with pytest.raises(TypeError, match="a mistake of ours"):
+        judged(tmp_path / "a.onnx")
+
+
+def test_only_the_runtimes_own_errors_count_against_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, card = tmp_path / "a.onnx", source()[1]
+    write_onnx(compose(source()[2], card, Layout()), path, metadata_of(card, Layout()))
+    artefact = Artefact(path)
+    monkeypatch.setattr(artefact._runner, "_names", ["offsets"])  # a mistake of ours: the file has two outputs
+    with pytest.raises(ValueError, match="zip"):
+        next(artefact.see(pictures()))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelFileError, match="its runtime cannot open it"):
+        Artefact(path)

@@ -9,30 +9,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multibox.cli.options import KeyValueCommand, Number, parse_size_hw
-from multibox.errors import MissingDependencyError, OptionError, did_you_mean
+from multibox.errors import MissingDependencyError
+from multibox.export.formats import FORMATS
+from multibox.export.heads import HEADS
 from multibox.pictures.read import one_line
 
 if TYPE_CHECKING:
-    from multibox.export.verify import Outcome
+    from multibox.export.run import Outcome
 
 __all__ = ["command"]
 
 EXIT_REFUSED = 1
-FORMATS = ("onnx", "openvino", "onnx-int8", "openvino-int8", "litert", "litert-int8", "triton")
-HEADS = {
-    "raw": "offsets and logits, for multibox itself",
-    "decoded": "boxes [B, A, 4] and scores [B, A, C], before suppression",
-    "nms": "detections [B, max_det, 6] (x1, y1, x2, y2, score, class) and count [B]",
-    "frigate": "[1, 1, N, 7] of OpenVINO's SSD models, 8-bit pictures in, and a label file",
-    "tflite4": "boxes (top, left, bottom, right), classes, scores and count of TFLite_Detection_PostProcess",
-}
 
 
 @click.command(
     "export",
     cls=KeyValueCommand,
     epilog="\b\nHeads (boxes are fractions of the picture's width and height):\n"
-    + "\n".join(f"  {name:<8} {text}" for name, text in HEADS.items()),
+    + "\n".join(f"  {head.name:<8} {head.words}" for head in HEADS.values())
+    + "\n\n\b\nFormats:\n"
+    + "\n".join(f"  {row.name:<13} {row.words}" for row in FORMATS.values()),
 )
 @click.argument("model")
 @click.option("--format", metavar="NAME", default="onnx", show_default=True, help=", ".join(FORMATS) + ".")
@@ -68,18 +64,14 @@ def command(model: str, **options: Any) -> int:
     earlier NAME stays. The report lies beside it.
     """
     try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-
-        from multibox.export.verify import ExportRequest, Tolerances, export_verified
+        from multibox.export.request import ExportRequest
+        from multibox.export.run import export_verified
+        from multibox.export.verify.check import Tolerances
     except ImportError as error:
         if isinstance(error, MissingDependencyError):
             raise
         raise MissingDependencyError(error.name or "torch", "exporting", "export") from None
 
-    for name, known in (("format", FORMATS), ("head", HEADS)):
-        if options[name] not in known:
-            raise OptionError(f"unknown {name} {options[name]!r}; {did_you_mean(options[name], known)}")
     size = options.pop("imgsz")
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
     tolerances = Tolerances(box_px=options.pop("tolerance"), max_drop=options.pop("max_drop"))

@@ -2,86 +2,76 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from multibox.data.sampling import evenly
 from multibox.evaluation import EvaluationSet
-from multibox.export.litert import write_litert
-from multibox.export.onnx import network_graph, write_onnx
-from multibox.export.openvino import convert, write_openvino
-from multibox.export.quantize import Quantizer, noise_shares
-from multibox.export.quantize_litert import LitertQuantizer
+from multibox.export.int8 import noise_shares
+from multibox.export.layout import Layout, metadata_of
 from multibox.export.request import ExportRequest
-from multibox.export.verify.accuracy import See, cost, predictions
+from multibox.export.selection import CALIBRATED, Selection
+from multibox.export.verify.accuracy import cost, predictions
 from multibox.export.verify.artefact import Artefact, EagerReference
-from multibox.export.verify.samples import evenly, read_pictures
-from multibox.export.verify.selection import CALIBRATED, Selection
-from multibox.export.writing import composed, metadata_for
+from multibox.export.verify.samples import read_pictures
 from multibox.spec.card import ModelCard
 
-__all__ = ["Int8", "layers_in_words", "nothing_in_int8", "with_batch"]
+__all__ = ["Int8Search", "layers_in_words", "nothing_in_int8"]
 
 SENSITIVITY_PICTURES = 4
-QUANTIZERS = {".onnx": "onnxruntime.quantization", ".xml": "nncf", ".tflite": "ai-edge-quantizer"}  # by suffix
 LARGEST_SHARE = 0.2  # of the noise of all layers together; one with more stays in float32 from the start
 
 Say = Callable[[str], None]
 
 
-class Int8:
-    """Quantise, measure, and give layers back to float32 until the cost is allowed."""
+class Int8Search:
+    """Quantise, measure, and give layers back to float32 until the cost is allowed.
+
+    Args:
+        request: what is asked for.
+        detector: the network, in evaluation mode.
+        card: how it is fed and read.
+        network: as the format's `convert_network` makes it.
+        data: pictures that set the scales, and others to measure on.
+        say: told what is being done.
+    """
 
     def __init__(
         self, request: ExportRequest, detector: Any, card: ModelCard, network: Any, data: Selection, say: Say
     ) -> None:
-        self._request, self._card, self._network, self._data, self._say = request, card, network, data, say
-        indexes = evenly(len(data.calibrate), CALIBRATED)
-        self._pictures = read_pictures(data.calibrate, indexes)
-        self._inputs = [card.preprocess(picture)[0] for picture in self._pictures]
-        say(f"measuring scales on {len(self._inputs)} pictures")
-        batch = request.fixed_batch
-        self._free = network if batch in (None, 1) or request.is_litert else network_graph(detector, card)
-        self._quantizer = (LitertQuantizer if request.is_litert else Quantizer)(self._free, self._inputs)
-        self.reference: EvaluationSet = predictions(
-            self._on_fitted(EagerReference(detector, card).see), card, data.measure, engine="torch", name="network"
-        )
-
-    def _on_fitted(self, see: See) -> See:
-        """On pictures of the one size that the file takes, if it takes no other."""
-        picture_hw = self._request.picture_hw(self._card)
-        if picture_hw is None:
-            return see
-        return lambda pictures: see(_at(picture, picture_hw) for picture in pictures)
+        self._row, self._card, self._data, self._say = request.row, card, data, say
+        self._layout, self._limit = request.layout(card), request.tolerances.max_drop
+        pictures = read_pictures(data.calibrate, evenly(len(data.calibrate), CALIBRATED))
+        say(f"measuring scales on {len(pictures)} pictures")
+        self._quantizer = self._row.quantizer(network, card, pictures)
+        eager = EagerReference(detector, card, picture_hw=self._layout.picture_hw)
+        self.reference: EvaluationSet = predictions(eager, data.measure, name="network")
 
     def write(self, path: Path) -> dict[str, Any]:
         """Write the file; what was done for the report."""
+        quantizer = self._quantizer
         self._say("measuring every layer's share of the rounding noise")
-        ranking = self._quantizer.sensitivity(self._inputs[:SENSITIVITY_PICTURES])
+        ranking = quantizer.sensitivity(SENSITIVITY_PICTURES)
         shares = noise_shares(ranking)
         kept = [row.node for row, share in zip(ranking, shares, strict=True) if share > LARGEST_SHARE]
         trials: list[dict[str, Any]] = []
-        limit = self._request.tolerances.max_drop
         while True:
             drops = self._drops(kept)
-            trials.append({"float_layers": [self._quantizer.layer_of(node) for node in kept], **drops})
+            trials.append({"float_layers": [quantizer.layer_of(node) for node in kept], **drops})
             self._say(
                 f"int8 with {len(kept)} layers given back: AP50 falls by {drops['ap50']:.4f}, AP by {drops['ap']:.4f}"
             )
-            if max(drops.values()) <= limit or len(kept) == len(self._quantizer.layers):
+            if max(drops.values()) <= self._limit or len(kept) == len(quantizer.layers):
                 break
             kept = [row.node for row in ranking[: 2 * max(1, len(kept))]]
-        in_float = self._write_one(path, kept, metadata_for(self._card, self._request), final=True)
-        layers = {*self._quantizer.layers, *self._quantizer.always_float}
+        in_float = self._write(path, kept, self._layout)
+        layers = {*quantizer.layers, *quantizer.always_float}
         return {
-            "engine": QUANTIZERS[path.suffix],
-            "calibration_pictures": len(self._inputs),
-            "float_layers": [self._quantizer.layer_of(node) for node in in_float],
+            "engine": quantizer.engine,
+            "calibration_pictures": len(quantizer.inputs),
+            "float_layers": [quantizer.layer_of(node) for node in in_float],
             "int8_layers": len(layers) - len(in_float),
             "trials": trials,
             "sensitivity": [
@@ -92,50 +82,20 @@ class Int8:
             "measured pictures",
         }
 
-    def _drops(self, kept: Sequence[str]) -> dict[str, float]:
-        with tempfile.TemporaryDirectory() as folder:
-            trial = Path(folder) / f"trial{self._request.suffix}"
-            batch = self._request.batch if self._request.is_litert else None
-            plain = replace(self._request, head="raw", preprocess=False, dynamic=None, batch=batch, output=None)
-            self._write_one(trial, kept, metadata_for(self._card, plain), final=False)
-            artefact = Artefact(trial)
-            after = predictions(
-                self._on_fitted(artefact.see), artefact.card, self._data.measure, engine="int8", name="int8"
-            )
-            found = cost(self.reference, after, resamples=1)
-        return {metric: found.drop(metric) for metric in ("ap50", "ap")}
-
-    def _write_one(self, path: Path, kept: Sequence[str], metadata: dict[str, str], *, final: bool) -> list[str]:
-        """Write a file; the layers that are float32 in it."""
-        request, card = self._request, self._card
-        in_float = [*self._quantizer.always_float, *kept]
-        if isinstance(self._quantizer, LitertQuantizer):
-            quantised = self._quantizer.quantised(keep_float=kept)
-            write_litert(composed(quantised, card, request) if final else quantised, path, metadata)
-            return in_float
-        if path.suffix == ".onnx":
-            quantised = self._quantizer.quantised(keep_float=kept)
-            in_float += self._quantizer.also_float(quantised, kept)
-            if not final:
-                write_onnx(quantised, path, metadata)
-                return in_float
-            if self._free is not self._network:
-                quantised = with_batch(quantised, request.fixed_batch)
-            write_onnx(composed(quantised, card, request), path, metadata)
-            return in_float
-        from multibox.export.quantize_openvino import quantise_openvino
-
-        model = convert(composed(self._network, card, request) if final else self._free)
-        inputs: list[NDArray[Any]] = [image[None] for image in self._inputs]
-        picture_hw = request.picture_hw(card)
-        if final and picture_hw is not None:
-            inputs = [_at(picture, picture_hw)[None] for picture in self._pictures]
-        elif final and request.takes_pictures:
-            inputs = [picture[None] for picture in self._pictures]
-        if final and (request.fixed_batch or 1) > 1:
-            inputs = [np.repeat(image, request.fixed_batch or 1, axis=0) for image in inputs]
-        write_openvino(quantise_openvino(model, inputs, keep_float=in_float), path, metadata)
+    def _write(self, path: Path, kept: list[str], layout: Layout) -> list[str]:
+        """Write a file with these layers in float32; all layers that are float32 in it."""
+        model, in_float = self._quantizer.compose(layout, keep_float=kept)
+        self._row.writer.write(model, path, metadata_of(self._card, layout, precision="int8"), self._card)
         return in_float
+
+    def _drops(self, kept: list[str]) -> dict[str, float]:
+        """What AP and AP50 lose in a file with raw outputs."""
+        with TemporaryDirectory() as folder:
+            trial = Path(folder) / f"trial{self._row.suffix}"
+            batch = self._layout.batch if self._row.fixed_batch else None
+            self._write(trial, kept, Layout(batch=batch, picture_hw=self._layout.picture_hw))
+            found = cost(self.reference, predictions(Artefact(trial), self._data.measure, name="int8"), resamples=1)
+        return {metric: found.drop(metric) for metric in ("ap50", "ap")}
 
 
 def layers_in_words(quantisation: Mapping[str, Any]) -> str:
@@ -149,17 +109,3 @@ def nothing_in_int8(quantisation: Mapping[str, Any]) -> list[str]:
     if quantisation["int8_layers"]:
         return []
     return ["int8: AP falls by less than max_drop only with every layer in float32; allow more, or export in float32"]
-
-
-def _at(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(picture).resize((size_hw[1], size_hw[0])))
-
-
-def with_batch(model: Any, batch: int | None) -> Any:
-    """A graph with a free batch, pinned to one."""
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = batch or 1
-    del model.graph.value_info[:]
-    return model

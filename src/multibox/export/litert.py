@@ -7,6 +7,7 @@ and its batch is fixed, as all shapes of the format are.
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,52 +17,48 @@ import torch
 from torch import Tensor, nn
 
 from multibox.errors import ContractError
-from multibox.export.heads import RAW_OUTPUTS, Head
+from multibox.export.heads import RAW_OUTPUTS
+from multibox.export.layout import INPUT, NETWORK_INPUT, Layout
 from multibox.export.litert_graph import EXTRA, LitertGraph
 from multibox.export.litert_heads import WRITERS
-from multibox.export.onnx import export_metadata
-from multibox.export.picture_input import NETWORK_INPUT
+from multibox.files import atomic_write
+from multibox.models.folded import FoldedNetwork
 from multibox.models.network import DetectionNetwork
 from multibox.quiet import import_quietly, silenced
 from multibox.spec.card import METADATA_KEY, ModelCard
 from multibox.spec.preprocess import Preprocess
 
-__all__ = ["compose_litert", "litert_metadata", "litert_network", "write_litert"]
-
-INPUT = "images"
+__all__ = ["compose", "convert_network", "write"]
 
 
 class _ChannelsLast(nn.Module):
-    """The last stage by name, from pictures [B, H, W, 3]."""
+    """The folded stage by name, from pictures [B, H, W, 3]."""
 
     def __init__(self, detector: DetectionNetwork) -> None:
         super().__init__()
-        self.detector = detector
+        self.folded = FoldedNetwork(detector)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        stage = self.detector(images.permute(0, 3, 1, 2))[-1]
+        stage = self.folded(images.permute(0, 3, 1, 2))
         return {"offsets": stage.offsets, "logits": stage.logits}
 
 
-def litert_network(detector: DetectionNetwork, card: ModelCard, *, batch: int = 1) -> bytes:
+def convert_network(detector: DetectionNetwork, card: ModelCard, *, batch: int | None = 1) -> bytes:
     """The network alone as the bytes of a `.tflite` file without metadata.
 
     Input `images` [batch, H, W, 3] float32, preprocessed as the card says; outputs `offsets` [batch, A, 4] and
     `logits` [batch, A, K]. Operators are named after the module of the network that they came from.
 
     Args:
-        detector: a network of one stage.
+        detector: a network; several stages are folded into one.
         card: says the input size.
         batch: pictures at once.
 
     Raises:
         MissingDependencyError: litert-torch is not installed.
-        ContractError: the network has several stages.
     """
-    if len(detector.heads) != 1:
-        raise ContractError("raw export is for one stage; a cascade's later anchors depend on its earlier stages")
     wrapper = _ChannelsLast(copy.deepcopy(detector).cpu().float()).eval()
-    images = torch.zeros(batch, *card.preprocess.size_hw, 3)
+    images = torch.zeros(batch or 1, *card.preprocess.size_hw, 3)
     with silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of packages about one another
         litert_torch = import_quietly("litert_torch", purpose="exporting to LiteRT", extra=EXTRA)
@@ -107,7 +104,7 @@ def _modules(location: str, modules: Mapping[str, str]) -> list[str]:
         modules: class of every module by name.
     """
     found = [""]
-    for step in location.partition(";")[0].split("/")[2:]:  # after the wrapper and the detector in it
+    for step in location.partition(";")[0].split("/")[3:]:  # after the two modules around the network and the network
         ending = step.rpartition(".")[2]
         found = [
             name
@@ -118,24 +115,22 @@ def _modules(location: str, modules: Mapping[str, str]) -> list[str]:
     return found
 
 
-def compose_litert(network: bytes, card: ModelCard, *, head: Head, batch: int = 1, preprocess: bool = False) -> bytes:
-    """A network with what comes after it, and before it, in float32.
+def compose(network: bytes, card: ModelCard, layout: Layout) -> bytes:
+    """A network, or a quantised form of it, with what comes after it and before it, in float32.
 
     Args:
-        network: from `litert_network`, with the same batch; or a quantised form of it.
+        network: from `convert_network`, with the batch of the layout.
         card: of the detector; its `postprocess` is what the head does.
-        head: one that `multibox.export.litert_heads.WRITERS` has.
-        batch: pictures at once.
-        preprocess: take 8-bit RGB pictures [batch, H, W, 3] of the network's own size in place of prepared input.
+        layout: with a head that `multibox.export.litert_heads.WRITERS` has. Pictures have the network's own size.
     """
     graph = LitertGraph(network)
-    if preprocess:
-        _attach_intake(graph, card.preprocess, batch)
-    WRITERS[head.name](graph, card, batch)
+    if layout.preprocess:
+        _attach_pictures(graph, card.preprocess, layout.batch or 1)
+    WRITERS[layout.head](graph, card, layout.batch or 1)
     return graph.content()
 
 
-def _attach_intake(graph: LitertGraph, spec: Preprocess, batch: int) -> None:
+def _attach_pictures(graph: LitertGraph, spec: Preprocess, batch: int) -> None:
     """`multibox.spec.preprocess` without its resizing, before the network."""
     shape = (batch, *spec.size_hw, 3)
     network_input = graph.find(INPUT)
@@ -143,45 +138,33 @@ def _attach_intake(graph: LitertGraph, spec: Preprocess, batch: int) -> None:
     before = len(graph.graph.operators)
     pictures = graph.tensor(INPUT, "uint8", shape)
     scale, mean = np.array(spec.scale, np.float32), np.array(spec.mean, np.float32)
-    value = graph.op("CAST", pictures, shape=shape)
+    value = graph.op("CAST", pictures)
     if spec.colour_order == "BGR":  # mean and scale are in the order of the network's channels
         value = graph.op("GATHER", value, graph.ints(2, 1, 0), shape=shape, axis=3)
-    value = graph.op("MUL", value, graph.constant(scale), shape=shape)
-    graph.op("ADD", value, graph.constant(-mean * scale), shape=shape)
+    value = graph.op("MUL", value, graph.constant(scale))
+    graph.op("ADD", value, graph.constant(-mean * scale))
     last = graph.graph.operators[-1]
     last.outputs = [network_input]
     graph.move_to_front(before)
     graph.set_input(pictures)
 
 
-def litert_metadata(
-    card: ModelCard, *, head: Head, batch: int = 1, preprocess: bool = False, precision: str = "float32"
-) -> dict[str, str]:
-    """What the file says about itself: the keys of the ONNX export, with the input as it is here."""
-    size_hw = card.preprocess.size_hw if preprocess else None
-    metadata = export_metadata(
-        card, head=head, batch=batch, preprocess=preprocess, picture_hw=size_hw, precision=precision
-    )
-    shape = [batch, *card.preprocess.size_hw, 3]
-    taken = "uint8 {}: upright RGB pictures" if preprocess else "float32 {}: prepared as `preprocess` says"
-    return metadata | {"input": taken.format(shape), "input_layout": "NHWC"}
-
-
-def write_litert(content: bytes, path: Path, metadata: Mapping[str, str]) -> None:
+def write(content: bytes, path: Path, metadata: Mapping[str, str], card: ModelCard) -> None:
     """Write a `.tflite` file with its metadata, as JSON in the file's own metadata under "multibox".
 
-    The file appears whole or not at all.
+    What they say of the input is that of the ONNX export, and is replaced by what it is here. The file appears whole or
+    not at all.
 
     Raises:
         ContractError: the path does not end in `.tflite`.
     """
-    import json
-
     if path.suffix != ".tflite":
         raise ContractError(f"a LiteRT file ends in .tflite, got {path.name!r}")
     graph = LitertGraph(content)
-    graph.set_metadata(METADATA_KEY, json.dumps(dict(sorted(metadata.items()))))
+    shape = list(graph.shape(graph.find(INPUT)))
+    pictures = metadata.get("preprocessing_inside") == "true"
+    taken = f"uint8 {shape}: upright RGB pictures" if pictures else f"float32 {shape}: prepared as `preprocess` says"
+    own = {**metadata, "input": taken, "input_layout": "NHWC"}
+    graph.set_metadata(METADATA_KEY, json.dumps(own, sort_keys=True))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(graph.content())
-    partial.replace(path)
+    atomic_write(path, graph.content())

@@ -32,6 +32,7 @@ OPTIONS: Mapping[str, str] = {
     "TOPK_V2": "TopKV2Options",
     "TRANSPOSE": "TransposeOptions",
 }
+Output = tuple[str | None, str, Sequence[int]]  # name, type and shape
 TYPES = {"float32": "FLOAT32", "int32": "INT32", "uint8": "UINT8", "bool": "BOOL"}
 
 
@@ -112,10 +113,6 @@ class LitertGraph:
             self._constants[key] = made
         return self._constants[key]
 
-    def floats(self, *values: float) -> int:
-        """A float32 vector."""
-        return self.constant(np.array(values, np.float32))
-
     def ints(self, *values: int) -> int:
         """An int32 vector."""
         return self.constant(np.array(values, np.int32))
@@ -134,7 +131,7 @@ class LitertGraph:
         self,
         kind: str,
         *inputs: int,
-        shape: Sequence[int],
+        shape: Sequence[int] | None = None,
         name: str | None = None,
         dtype: str = "float32",
         **options: Any,
@@ -144,16 +141,19 @@ class LitertGraph:
         Args:
             kind: such as MUL.
             inputs: tensors.
-            shape: of the output; operators without a shape function of their own take it from here.
+            shape: of the output; that of the inputs, broadcast, when left out.
             name: of the output.
             dtype: of the output.
             options: fields of the operator's options.
         """
-        return self.ops(kind, *inputs, outputs=[(name, dtype, shape)], **options)[0]
+        made = np.broadcast_shapes(*map(self.shape, inputs)) if shape is None else shape
+        return self.ops(kind, *inputs, outputs=[(name, dtype, made)], **options)[0]
 
-    def ops(
-        self, kind: str, *inputs: int, outputs: Sequence[tuple[str | None, str, Sequence[int]]], **options: Any
-    ) -> list[int]:
+    def part(self, value: int, start: Sequence[int], shape: Sequence[int], name: str | None = None) -> int:
+        """The part of a tensor that begins at `start`."""
+        return self.op("SLICE", value, self.ints(*start), self.ints(*shape), shape=shape, name=name)
+
+    def ops(self, kind: str, *inputs: int, outputs: Sequence[Output], **options: Any) -> list[int]:
         """Add a built-in operator; its outputs, each given by name, type and shape."""
         operator = self._operator(getattr(self._schema.BuiltinOperator, kind), None)
         if kind in OPTIONS:
@@ -163,13 +163,7 @@ class LitertGraph:
                 setattr(operator.builtinOptions, key, value)
         return self._added(operator, kind, inputs, outputs)
 
-    def custom(
-        self,
-        code: str,
-        options: bytes,
-        *inputs: int,
-        outputs: Sequence[tuple[str | None, str, Sequence[int]]],
-    ) -> list[int]:
+    def custom(self, code: str, options: bytes, *inputs: int, outputs: Sequence[Output]) -> list[int]:
         """Add an operator by its custom code, with options as it reads them; its outputs."""
         operator = self._operator(self._schema.BuiltinOperator.CUSTOM, code.encode())
         operator.customOptions = np.frombuffer(options, np.uint8)
@@ -178,24 +172,17 @@ class LitertGraph:
     def _operator(self, number: int, custom_code: bytes | None) -> Any:
         codes = self.model.operatorCodes
         known = [(max(code.builtinCode, code.deprecatedBuiltinCode), code.customCode) for code in codes]
+        if (number, custom_code) not in known:
+            code = self._schema.OperatorCodeT()
+            code.builtinCode, code.deprecatedBuiltinCode = number, min(number, PLACEHOLDER)
+            code.customCode, code.version = custom_code, 1
+            codes.append(code)
+            known.append((number, custom_code))
         operator = self._schema.OperatorT()
-        if (number, custom_code) in known:
-            operator.opcodeIndex = known.index((number, custom_code))
-            return operator
-        code = self._schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode = number, min(number, PLACEHOLDER)
-        code.customCode, code.version = custom_code, 1
-        codes.append(code)
-        operator.opcodeIndex = len(codes) - 1
+        operator.opcodeIndex = known.index((number, custom_code))
         return operator
 
-    def _added(
-        self,
-        operator: Any,
-        kind: str,
-        inputs: Sequence[int],
-        outputs: Sequence[tuple[str | None, str, Sequence[int]]],
-    ) -> list[int]:
+    def _added(self, operator: Any, kind: str, inputs: Sequence[int], outputs: Sequence[Output]) -> list[int]:
         number = len(self.graph.operators)
         made = [
             self.tensor(name or f"{kind}_{number}_{slot}", dtype, shape)
@@ -209,6 +196,13 @@ class LitertGraph:
         """Make these tensors what the model returns, under their own names."""
         self.graph.outputs = list(outputs)
         self.model.signatureDefs[0].outputs = [self._named(tensor) for tensor in outputs]
+
+    def show(self, names: Sequence[str]) -> None:
+        """Return these tensors, those of them that there are, besides the outputs."""
+        numbers = {tensor.name.decode(): number for number, tensor in enumerate(self.graph.tensors)}
+        shown = [int(number) for number in self.graph.outputs]
+        inside = [numbers[name] for name in names if name in numbers and numbers[name] not in shown]
+        self.graph.outputs = [*shown, *inside]
 
     def set_input(self, tensor: int) -> None:
         """Make this tensor what the model takes, under its own name."""

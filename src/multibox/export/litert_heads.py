@@ -1,4 +1,4 @@
-"""What an exported `.tflite` file returns; the arithmetic of `multibox.export.heads` in TensorFlow Lite's operators."""
+"""The heads as TensorFlow Lite graphs; the arithmetic of `multibox.export.onnx_heads`."""
 
 from __future__ import annotations
 
@@ -37,36 +37,31 @@ def _corners(graph: LitertGraph, card: ModelCard, batch: int, *, order: tuple[in
     offsets = graph.find("offsets")
     if order != (0, 1):
         columns = [*order, *(2 + axis for axis in order)]
-        offsets = graph.op("GATHER", offsets, graph.ints(*columns), shape=(batch, card.box_count, 4), axis=2)
+        offsets = graph.op("GATHER", offsets, graph.ints(*columns), shape=graph.shape(offsets), axis=2)
         anchors, variances = anchors[:, columns], variances[columns]
-    spread = graph.op("MUL", offsets, graph.constant(variances), shape=(batch, card.box_count, 4))
-    shift, log_size = (
-        graph.op("SLICE", spread, graph.ints(0, 0, start), graph.ints(*pairs), shape=pairs) for start in (0, 2)
-    )
+    spread = graph.op("MUL", offsets, graph.constant(variances))
+    shift, log_size = (graph.part(spread, (0, 0, start), pairs) for start in (0, 2))
     sides = graph.constant(anchors[None, :, 2:])
-    shifted = graph.op("MUL", shift, sides, shape=pairs)
-    centre = graph.op("ADD", shifted, graph.constant(anchors[None, :, :2]), shape=pairs)
-    limited = graph.op("MINIMUM", log_size, graph.constant(np.float32(MAX_LOG_SIZE)), shape=pairs)
-    size = graph.op("MUL", graph.op("EXP", limited, shape=pairs), sides, shape=pairs)
-    half = graph.op("MUL", size, graph.constant(np.float32(0.5)), shape=pairs)
-    corners = [graph.op(kind, centre, half, shape=pairs) for kind in ("SUB", "ADD")]
-    if card.postprocess.clip == "before_nms":
-        return [_clipped(graph, corner, pairs) for corner in corners]
-    return corners
+    centre = graph.op("ADD", graph.op("MUL", shift, sides), graph.constant(anchors[None, :, :2]))
+    limited = graph.op("MINIMUM", log_size, graph.constant(np.float32(MAX_LOG_SIZE)))
+    size = graph.op("MUL", graph.op("EXP", limited), sides)
+    half = graph.op("MUL", size, graph.constant(np.float32(0.5)))
+    corners = [graph.op(kind, centre, half) for kind in ("SUB", "ADD")]
+    return [_clipped(graph, corner) for corner in corners] if card.postprocess.clip == "before_nms" else corners
 
 
-def _clipped(graph: LitertGraph, value: int, shape: tuple[int, ...], name: str | None = None) -> int:
-    above = graph.op("MAXIMUM", value, graph.constant(np.float32(0)), shape=shape)
-    return graph.op("MINIMUM", above, graph.constant(np.float32(1)), shape=shape, name=name)
+def _clipped(graph: LitertGraph, value: int, name: str | None = None) -> int:
+    above = graph.op("MAXIMUM", value, graph.constant(np.float32(0)))
+    return graph.op("MINIMUM", above, graph.constant(np.float32(1)), name=name)
 
 
 def _scores(graph: LitertGraph, card: ModelCard, batch: int, name: str | None = None) -> int:
     """[B, A, C] probabilities, background removed."""
-    logits, shape = graph.find("logits"), (batch, card.box_count, len(card.class_map))
+    logits = graph.find("logits")
     if card.postprocess.activation == "sigmoid":
-        return graph.op("LOGISTIC", logits, shape=shape, name=name)
-    every = graph.op("SOFTMAX", logits, shape=graph.shape(logits), beta=1.0)
-    return graph.op("SLICE", every, graph.ints(0, 0, 1), graph.ints(*shape), shape=shape, name=name)
+        return graph.op("LOGISTIC", logits, name=name)
+    every = graph.op("SOFTMAX", logits, beta=1.0)
+    return graph.part(every, (0, 0, 1), (batch, card.box_count, len(card.class_map)), name)
 
 
 def _tflite4(graph: LitertGraph, card: ModelCard, batch: int) -> None:
@@ -79,19 +74,15 @@ def _tflite4(graph: LitertGraph, card: ModelCard, batch: int) -> None:
     spec, classes = card.postprocess, len(card.class_map)
     if spec.class_agnostic:
         raise OptionError("head=tflite4 suppresses within classes only, but the model across them; use head=decoded")
-    pairs = (batch, card.box_count, 2)
     low, high = _corners(graph, card, batch, order=(1, 0))
-    halves = graph.op("ADD", low, high, shape=pairs)
-    centre = graph.op("MUL", halves, graph.constant(np.float32(0.5)), shape=pairs)
-    sides = graph.op("SUB", high, low, shape=pairs)
-    sides = graph.op("MAXIMUM", sides, graph.constant(np.float32(LEAST_SIDE)), shape=pairs)
-    logarithms = graph.op("LOG", sides, shape=pairs)
-    boxes = graph.op("CONCATENATION", centre, logarithms, shape=(batch, card.box_count, 4), axis=2)
+    centre = graph.op("MUL", graph.op("ADD", low, high), graph.constant(np.float32(0.5)))
+    sides = graph.op("MAXIMUM", graph.op("SUB", high, low), graph.constant(np.float32(LEAST_SIDE)))
+    boxes = graph.op("CONCATENATION", centre, graph.op("LOG", sides), shape=(batch, card.box_count, 4), axis=2)
     whole = np.tile(np.array([0, 0, 1, 1], np.float32), (card.box_count, 1))
     scores = _limited(graph, _scores(graph, card, batch), card, batch)
     spare = SPARE_CLASSES if classes > 2 else 0
     if spare:
-        scores = _spread(graph, scores, (batch, card.box_count, classes), spare)
+        scores = _spread(graph, scores, spare)
     rows = spec.max_detections
     options = {
         "max_detections": rows,
@@ -101,10 +92,7 @@ def _tflite4(graph: LitertGraph, card: ModelCard, batch: int) -> None:
         "nms_score_threshold": float(np.nextafter(np.float32(spec.score_threshold), np.float32(2))),
         "nms_iou_threshold": float(max(np.float32(spec.nms_iou), np.finfo(np.float32).tiny)),
         "num_classes": classes + spare,
-        "y_scale": 1.0,
-        "x_scale": 1.0,
-        "h_scale": 1.0,
-        "w_scale": 1.0,
+        **dict.fromkeys(("y_scale", "x_scale", "h_scale", "w_scale"), 1.0),
     }
     late = spec.clip == "after_nms"
     found = graph.custom(
@@ -121,25 +109,23 @@ def _tflite4(graph: LitertGraph, card: ModelCard, batch: int) -> None:
         ],
     )
     if late:
-        found[0] = _clipped(graph, found[0], (batch, rows, 4), "detection_boxes")
+        found[0] = _clipped(graph, found[0], "detection_boxes")
     if spare:
         labels = graph.constant(np.array([0, 1, *[0] * spare, *range(2, classes)], np.float32))
-        columns = graph.op("CAST", found[1], shape=(batch, rows), dtype="int32")
+        columns = graph.op("CAST", found[1], dtype="int32")
         found[1] = graph.op("GATHER", labels, columns, shape=(batch, rows), name="detection_classes", axis=0)
     graph.set_outputs(found)
 
 
-def _spread(graph: LitertGraph, scores: int, shape: tuple[int, int, int], spare: int) -> int:
+def _spread(graph: LitertGraph, scores: int, spare: int) -> int:
     """Scores [B, A, C] -> [B, A, C + spare], with columns of -1 behind the first two."""
-    batch, boxes, classes = shape
-    parts = [
-        graph.op("SLICE", scores, graph.ints(0, 0, start), graph.ints(batch, boxes, count), shape=(batch, boxes, count))
-        for start, count in ((0, 2), (2, classes - 2))
-    ]
+    batch, boxes, classes = graph.shape(scores)
+    first, others = (
+        graph.part(scores, (0, 0, start), (batch, boxes, count)) for start, count in ((0, 2), (2, classes - 2))
+    )
     places = graph.constant(np.array([[0, 0], [0, 0], [0, spare]], np.int32))
-    padding = graph.constant(np.float32(-1))
-    first = graph.op("PADV2", parts[0], places, padding, shape=(batch, boxes, 2 + spare))
-    return graph.op("CONCATENATION", first, parts[1], shape=(batch, boxes, classes + spare), axis=2)
+    padded = graph.op("PADV2", first, places, graph.constant(np.float32(-1)), shape=(batch, boxes, 2 + spare))
+    return graph.op("CONCATENATION", padded, others, shape=(batch, boxes, classes + spare), axis=2)
 
 
 def _limited(graph: LitertGraph, scores: int, card: ModelCard, batch: int) -> int:
@@ -147,18 +133,17 @@ def _limited(graph: LitertGraph, scores: int, card: ModelCard, batch: int) -> in
     top_k, classes = card.postprocess.top_k, len(card.class_map)
     if top_k is None or top_k >= card.box_count:
         return scores
-    shape = (batch, classes, card.box_count)
-    by_class = graph.op("TRANSPOSE", scores, graph.ints(0, 2, 1), shape=shape)
+    by_class = graph.op("TRANSPOSE", scores, graph.ints(0, 2, 1), shape=(batch, classes, card.box_count))
+    best_shape = (batch, classes, top_k)
     best, _ = graph.ops(
         "TOPK_V2",
         by_class,
         graph.constant(np.int32(top_k)),
-        outputs=[(None, "float32", (batch, classes, top_k)), (None, "int32", (batch, classes, top_k))],
+        outputs=[(None, "float32", best_shape), (None, "int32", best_shape)],
     )
-    least = (batch, classes, 1)
-    last = graph.op("SLICE", best, graph.ints(0, 0, top_k - 1), graph.ints(*least), shape=least)
-    enough = graph.op("GREATER_EQUAL", by_class, last, shape=shape, dtype="bool")
-    kept = graph.op("MUL", by_class, graph.op("CAST", enough, shape=shape), shape=shape)
+    last = graph.part(best, (0, 0, top_k - 1), (batch, classes, 1))
+    enough = graph.op("GREATER_EQUAL", by_class, last, dtype="bool")
+    kept = graph.op("MUL", by_class, graph.op("CAST", enough))
     return graph.op("TRANSPOSE", kept, graph.ints(0, 2, 1), shape=(batch, card.box_count, classes))
 
 
@@ -166,16 +151,7 @@ def _flexible(options: Mapping[str, bool | int | float]) -> bytes:
     """Options of a custom operator in FlatBuffers' schemaless form."""
     from flatbuffers import flexbuffers
 
-    builder = flexbuffers.Builder()
-    with builder.Map():
-        for key, value in options.items():
-            if isinstance(value, bool):
-                builder.Bool(key, value)
-            elif isinstance(value, int):
-                builder.Int(key, value)
-            else:
-                builder.Float(key, value)
-    return bytes(builder.Finish())
+    return bytes(flexbuffers.Dumps(dict(options)))
 
 
 WRITERS: dict[str, Callable[[LitertGraph, ModelCard, int], None]] = {
@@ -183,3 +159,4 @@ WRITERS: dict[str, Callable[[LitertGraph, ModelCard, int], None]] = {
     "decoded": _decoded,
     "tflite4": _tflite4,
 }
+"""For each head, what adds it to a graph whose outputs are `offsets` and `logits`."""

@@ -8,26 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from multibox.errors import ContractError
+from multibox.export import onnx
+from multibox.export.layout import Layout
+from multibox.export.onnx import convert_network
 from multibox.quiet import import_quietly
-from multibox.spec.card import METADATA_KEY
+from multibox.spec.card import METADATA_KEY, ModelCard
 
-__all__ = ["convert", "write_openvino"]
+__all__ = ["compose", "convert_network", "write"]
 
 
-def convert(model: Any) -> Any:
-    """An `openvino.Model` from an `onnx.ModelProto`.
+def compose(network: Any, card: ModelCard, layout: Layout) -> Any:
+    """An `openvino.Model` of what `multibox.export.onnx.compose` makes.
 
     Raises:
         MissingDependencyError: openvino is not installed.
     """
     openvino = import_quietly("openvino", purpose="exporting to OpenVINO", extra="openvino")
+    model = onnx.compose(network, card, layout)
     return openvino.Core().read_model(model.SerializeToString(deterministic=True))
 
 
-def write_openvino(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write an `openvino.Model` in full precision with its metadata, in `rt_info` under "multibox".
-
-    Both files appear whole or not at all, the weights first.
+def write(model: Any, path: Path, metadata: Mapping[str, str], card: ModelCard) -> None:
+    """Write an `openvino.Model` in its own precision with its metadata, in `rt_info` under "multibox".
 
     Raises:
         ContractError: the path does not end in `.xml`.
@@ -38,7 +40,4 @@ def write_openvino(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
     for key, value in sorted(metadata.items()):
         model.set_rt_info(value, [METADATA_KEY, key])
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.xml")
-    openvino.save_model(model, os.fspath(partial), compress_to_fp16=False)
-    partial.with_suffix(".bin").replace(path.with_suffix(".bin"))
-    partial.replace(path)
+    openvino.save_model(model, os.fspath(path), compress_to_fp16=False)

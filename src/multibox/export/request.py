@@ -7,23 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from multibox.errors import OptionError, did_you_mean
+from multibox.export.formats import FORMATS, Format
 from multibox.export.heads import HEADS
-from multibox.export.litert_heads import WRITERS
+from multibox.export.layout import Layout
 from multibox.export.verify.check import Tolerances
 from multibox.spec.card import ModelCard
 
-__all__ = ["FORMATS", "ExportRequest"]
-
-FORMATS = {
-    "onnx": "one .onnx file",
-    "openvino": "OpenVINO's .xml with its .bin",
-    "onnx-int8": "a quantised .onnx file",
-    "openvino-int8": "a quantised OpenVINO .xml with its .bin",
-    "litert": "one .tflite file of a fixed batch, for LiteRT (TensorFlow Lite)",
-    "litert-int8": "a quantised .tflite file",
-    "triton": "a model of a Triton repository: a folder with config.pbtxt, 1/model.onnx and labels.txt",
-}
-TRITON_HEADS = ("raw", "decoded", "nms")
+__all__ = ["ExportRequest"]
 
 
 @dataclass(frozen=True)
@@ -71,85 +61,68 @@ class ExportRequest:
     tolerances: Tolerances = field(default_factory=Tolerances)
 
     def __post_init__(self) -> None:
-        for name, known in (("format", FORMATS), ("head", HEADS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise OptionError(f"unknown {name} {value!r}; {did_you_mean(value, known)}")
+        if self.format not in FORMATS:
+            raise OptionError(f"unknown format {self.format!r}; {did_you_mean(self.format, FORMATS)}")
+        if self.head not in HEADS:
+            raise OptionError(f"unknown head {self.head!r}; {did_you_mean(self.head, HEADS)}")
         if self.batch is not None and self.batch < 1:
             raise OptionError(f"batch must be a whole number from 1, got {self.batch}")
         if self.dynamic and self.batch is not None:
             raise OptionError(f"dynamic=true leaves the batch free, batch={self.batch} fixes it; give one of them")
-        if HEADS[self.head].single and (self.dynamic or (self.batch or 1) != 1):
+        row, head = self.row, HEADS[self.head]
+        if head.single and (self.dynamic or (self.batch or 1) != 1):
             raise OptionError(f"head={self.head} has room for one picture only; leave out batch and dynamic")
-        if self.is_int8 and self.data is None:
+        if row.int8 and self.data is None:
             raise OptionError(f"format={self.format} measures its scales and its cost on pictures; give data=DATASET")
-        if (self.calibrate or self.calibrate_split) and not self.is_int8:
+        if (self.calibrate or self.calibrate_split) and not row.int8:
             raise OptionError(f"calibrate is for int8, not for format={self.format}")
-        if self.is_litert:
-            self._require_litert()
-        if self.format == "triton":
-            self._require_triton()
-        elif self.output is not None and self.output.suffix != self.suffix:
-            raise OptionError(f"format={self.format} is written to a {self.suffix} file, not {self.output.name!r}")
-
-    def _require_triton(self) -> None:
-        if self.head not in TRITON_HEADS:
-            raise OptionError(f"format=triton has the heads {', '.join(TRITON_HEADS)}, not {self.head}; use head=nms")
-        if self.output is not None and (self.output.suffix in (".onnx", ".xml", ".tflite") or not self.output.name):
-            raise OptionError(f"format=triton is written to a folder, not {str(self.output)!r}; give output=NAME")
-
-    def _require_litert(self) -> None:
-        if self.head not in WRITERS:
-            known = ", ".join(WRITERS)
+        if self.head not in row.heads:
+            known = ", ".join(row.heads)
             raise OptionError(f"format={self.format} has no head={self.head}; use one of {known}, or format=onnx")
-        if self.dynamic:
+        if row.fixed_batch and self.dynamic:
             raise OptionError(f"format={self.format} has fixed shapes; leave out dynamic, or give batch=N")
-        if self.head == "tflite4" and (self.fixed_batch or 1) != 1:
-            raise OptionError(f"head=tflite4 of format={self.format} takes one picture at once; leave out batch")
-        if self.head == "tflite4" and self.agnostic_nms:
+        if self.head in row.one_picture and (self.fixed_batch or 1) != 1:
+            raise OptionError(f"head={self.head} of format={self.format} takes one picture at once; leave out batch")
+        if self.head in row.by_class and self.agnostic_nms:
             raise OptionError(
-                f"head=tflite4 of format={self.format} suppresses within classes only; leave out agnostic-nms, or use "
-                "head=decoded"
+                f"head={self.head} of format={self.format} suppresses within classes only; leave out agnostic-nms, or "
+                "use head=decoded"
             )
+        self._require_output(row)
+
+    def _require_output(self, row: Format) -> None:
+        if self.output is None:
+            return
+        if not row.suffix and (
+            not self.output.name or self.output.suffix in {other.suffix for other in FORMATS.values()} - {""}
+        ):
+            raise OptionError(
+                f"format={self.format} is written to a folder, not {str(self.output)!r}; give output=NAME"
+            )
+        if row.suffix and self.output.suffix != row.suffix:
+            raise OptionError(f"format={self.format} is written to a {row.suffix} file, not {self.output.name!r}")
 
     @property
-    def is_int8(self) -> bool:
-        """Whether the file is quantised."""
-        return self.format.endswith("-int8")
-
-    @property
-    def suffix(self) -> str:
-        """Of the file; none of a folder."""
-        if self.format == "triton":
-            return ""
-        if self.is_litert:
-            return ".tflite"
-        return ".xml" if self.format.startswith("openvino") else ".onnx"
-
-    @property
-    def is_litert(self) -> bool:
-        """Whether the file is a `.tflite` file."""
-        return self.format.startswith("litert")
+    def row(self) -> Format:
+        """Of the format."""
+        return FORMATS[self.format]
 
     @property
     def fixed_batch(self) -> int | None:
         """Pictures at once; None when free."""
-        if self.batch is not None or HEADS[self.head].single or self.dynamic is False or self.is_litert:
+        if self.batch is not None or HEADS[self.head].single or self.dynamic is False or self.row.fixed_batch:
             return self.batch or 1
         return None
 
-    @property
-    def takes_pictures(self) -> bool:
-        """Whether preprocessing is inside."""
-        return self.head == "frigate" if self.preprocess is None else self.preprocess
+    def layout(self, card: ModelCard) -> Layout:
+        """What is put around the network of a card.
 
-    def picture_hw(self, card: ModelCard) -> tuple[int, int] | None:
-        """(height, width) of the pictures where the file takes only those of the network's size.
-
-        Frigate and TensorFlow Lite deliver such.
+        Frigate and TensorFlow Lite deliver pictures of the network's size.
         """
-        own_size = self.takes_pictures and (HEADS[self.head].single or self.is_litert)
-        return card.preprocess.size_hw if own_size else None
+        head = HEADS[self.head]
+        pictures = head.pictures if self.preprocess is None else self.preprocess
+        own_size = pictures and (head.single or self.row.fixed_batch)
+        return Layout(self.head, self.fixed_batch, pictures, card.preprocess.size_hw if own_size else None)
 
     @property
     def batch_words(self) -> str:
@@ -162,8 +135,8 @@ class ExportRequest:
             return self.output
         parts = [Path(self.model).stem if Path(self.model).suffix else card.name]
         parts += [self.head] if self.head != "raw" else []
-        parts += ["int8"] if self.is_int8 else []
-        return Path("-".join(parts) + self.suffix)
+        parts += ["int8"] if self.row.int8 else []
+        return Path("-".join(parts) + self.row.suffix)
 
     def asked(self, card: ModelCard) -> ModelCard:
         """The card with the suppression that was asked for.
@@ -171,9 +144,9 @@ class ExportRequest:
         Raises:
             OptionError: the model's preprocessing cannot be done inside a file.
         """
-        rule = card.preprocess
+        rule, layout = card.preprocess, self.layout(card)
         inside = (rule.resize, rule.interpolation, rule.rounding) == ("stretch", "bilinear", False)
-        if self.takes_pictures and self.picture_hw(card) is None and not inside:
+        if layout.preprocess and layout.picture_hw is None and not inside:
             raise OptionError(
                 f"{card.name} wants pictures {rule.describe()}; a file can only stretch them bilinearly without "
                 "rounding: export with preprocess=false and prepare pictures outside"

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from multibox.errors import MissingDependencyError
-from multibox.export.int8_search import Int8, layers_in_words, nothing_in_int8
+from multibox.data.sampling import evenly
+from multibox.export.heads import HEADS
+from multibox.export.int8_search import Int8Search, layers_in_words, nothing_in_int8
+from multibox.export.layout import metadata_of
 from multibox.export.request import ExportRequest
+from multibox.export.selection import select
 from multibox.export.source import open_source
 from multibox.export.triton import require_free
 from multibox.export.verify.check import Report, verify
-from multibox.export.verify.samples import drawn_pictures, evenly, read_pictures
-from multibox.export.verify.selection import select
-from multibox.export.writing import composed, network_for, write, write_frigate_labels
-from multibox.quiet import import_quietly
+from multibox.export.verify.samples import drawn_pictures, read_pictures
+from multibox.files import atomic_move
+from multibox.spec.card import ModelCard
 
 __all__ = ["Outcome", "export_verified"]
 
@@ -46,19 +47,14 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
     Raises:
         MultiboxError: the source cannot be opened, a package is missing, the data cannot be read.
     """
-    if request.suffix == ".xml":
-        import_quietly("openvino", purpose="exporting to OpenVINO", extra="openvino")
-    if request.format == "openvino-int8" and importlib.util.find_spec("nncf") is None:
-        raise MissingDependencyError("nncf", "quantising for OpenVINO", "quantize")
-    if request.is_litert:
-        for package in ("litert_torch", *(("ai_edge_quantizer",) if request.is_int8 else ())):
-            if importlib.util.find_spec(package) is None:
-                raise MissingDependencyError(package, "exporting to LiteRT", "litert")
+    row, head = request.row, HEADS[request.head]
+    writer = row.writer
     detector, card = open_source(request.model, size_hw=request.size_hw)
     card = request.asked(card)
+    layout = request.layout(card)
     data = None if request.data is None else select(request)
     path = request.file_for(card)
-    if request.format == "triton":
+    if not row.suffix:
         require_free(path)
         require_free(_rejected(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,16 +62,16 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as aside:
         made = Path(aside) / path.name
         say(f"writing {path}: {card.name}, head {request.head}, {request.batch_words}")
-        network = network_for(detector, card, request)
+        network = writer.convert_network(detector, card, batch=layout.batch)
         reference, quantisation = None, {}
-        if request.is_int8:
+        if row.int8:
             assert data is not None
-            work = Int8(request, detector, card, network, data, say)
-            reference, quantisation = work.reference, work.write(made)
+            search = Int8Search(request, detector, card, network, data, say)
+            reference, quantisation = search.reference, search.write(made)
         else:
-            write(composed(network, card, request), made, card, request)
-        if request.head == "frigate":
-            write_frigate_labels(made.with_suffix(".labels.txt"), card)
+            writer.write(writer.compose(network, card, layout), made, metadata_of(card, layout), card)
+        if head.label_base is not None:
+            made.with_suffix(".labels.txt").write_text(_label_file(card, head.label_base), encoding="utf-8")
         pictures = drawn_pictures()
         if data is not None:
             pictures = read_pictures(data.measure, evenly(len(data.measure), COMPARED)) + pictures
@@ -99,17 +95,24 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
         return _settled(made, path, report)
 
 
+def _label_file(card: ModelCard, first: int) -> str:
+    """A number and a name a line, background first."""
+    names = ["background", *card.class_map.names]
+    return "".join(f"{number}  {' '.join(name.split())}\n" for number, name in enumerate(names, first - 1))
+
+
 def _rejected(path: Path) -> Path:
     return path.with_name(path.name + ".rejected")
 
 
 def _settled(made: Path, path: Path, report: Report) -> Outcome:
     """Give what was made its name, or with a failure that of a rejected file, and write the report beside it."""
-    files = [file for file in made.rglob("*") if file.is_file()] if made.is_dir() else [made]
-    files += [file for suffix in COMPANIONS if (file := made.with_suffix(suffix)).is_file()]
+    companions = {suffix: made.with_suffix(suffix) for suffix in COMPANIONS if made.with_suffix(suffix).is_file()}
+    files = [*(made.rglob("*") if made.is_dir() else [made]), *companions.values()]
     report.sha256 = {
         file.relative_to(made.parent).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(files)
+        if file.is_file()
     }
     target = path if report.passed else _rejected(path)
     report_path = target.with_name(target.name + ".report.json")
@@ -117,19 +120,20 @@ def _settled(made: Path, path: Path, report: Report) -> Outcome:
     if stale.is_dir():
         require_free(stale)
         shutil.rmtree(stale)
-    companions = (_rejected(path.with_suffix(suffix)) for suffix in COMPANIONS)
-    for old in (stale, stale.with_name(stale.name + ".report.json"), *companions):
+    for old in (
+        stale,
+        stale.with_name(stale.name + ".report.json"),
+        *(_rejected(path.with_suffix(suffix)) for suffix in COMPANIONS),
+    ):
         old.unlink(missing_ok=True)
     written = made.with_name(report_path.name)
     report.write(written)  # before anything gets its name, so that a full disk leaves no file with another's report
-    for suffix in COMPANIONS:
-        companion = made.with_suffix(suffix)
-        if companion.is_file():
-            there = path.with_suffix(suffix)
-            companion.replace(there if report.passed else _rejected(there))
+    for suffix, companion in companions.items():
+        there = path.with_suffix(suffix)
+        atomic_move(companion, there if report.passed else _rejected(there))
     if target.is_dir():
         require_free(target)
         target.rename(made.with_name("earlier"))
-    made.replace(target)
-    written.replace(report_path)
+    atomic_move(made, target)
+    atomic_move(written, report_path)
     return Outcome(target, report_path, report)

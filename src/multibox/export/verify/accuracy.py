@@ -2,69 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from multibox.data import Dataset
 from multibox.evaluation import EvaluationSet, compare, evaluate_coco, validate
-from multibox.export.verify.artefact import Seen, to_detections
+from multibox.export.verify.artefact import Checked
 from multibox.export.verify.compare import worst_classes
-from multibox.inference import Detector
-from multibox.spec.card import ModelCard
-from multibox.spec.detections import Detections
 
-__all__ = ["Cost", "See", "cost", "predictions"]
+__all__ = ["Cost", "cost", "predictions"]
 
 RESAMPLES = 1000
 GATED = ("ap", "ap50")
 
-See = Callable[[Iterable[NDArray[np.uint8]]], Iterator[Seen]]
 
-
-@dataclass(frozen=True)
-class _Engine:
-    name: str
-    device: str = "cpu"
-
-
-class _Predictor:
-    """As much of a `Detector` as a validation reads, with thresholds as they are inside the file."""
-
-    def __init__(self, see: See, card: ModelCard, engine: str) -> None:
-        self.card, self.engine = card, _Engine(engine)
-        self._see = see
-
-    def __call__(self, picture: NDArray[np.uint8], *, classes: Iterable[int] | None = None, **_: Any) -> Detections:
-        """Detections of the wanted classes."""
-        rgb = np.asarray(picture)
-        found = to_detections(next(iter(self._see([rgb]))).found, self.card, rgb)
-        if classes is None:
-            return found
-        keep = np.isin(found.labels, list(classes))
-        assert found.scores is not None
-        return Detections(
-            found.boxes_xyxy[keep],
-            found.labels[keep],
-            found.scores[keep],
-            found.class_map,
-            found.picture_size_hw,
-        )
-
-
-def predictions(see: See, card: ModelCard, dataset: Dataset, *, engine: str, name: str) -> EvaluationSet:
+def predictions(checked: Checked, dataset: Dataset, *, name: str) -> EvaluationSet:
     """Truth and predictions of every picture of a data set, in the classes that both know.
 
     Raises:
         ClassMapError: no class in common.
     """
-    spec = card.postprocess
-    detector = cast(Detector, _Predictor(see, card, engine))
+    spec = checked.card.postprocess
     return validate(
-        detector, dataset, conf=spec.score_threshold, iou=spec.nms_iou, max_det=spec.max_detections, name=name
+        checked,
+        dataset,
+        conf=spec.score_threshold,
+        iou=spec.nms_iou,
+        max_det=spec.max_detections,
+        agnostic_nms=spec.class_agnostic,
+        name=name,
     ).data
 
 

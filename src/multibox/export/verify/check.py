@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.data import Dataset
-from multibox.errors import ClassMapError, ModelFileError, last_line
+from multibox.errors import ClassMapError
 from multibox.evaluation import EvaluationSet
 from multibox.export.verify.accuracy import Cost, cost, predictions
-from multibox.export.verify.artefact import Artefact, EagerReference, Seen, to_detections
+from multibox.export.verify.artefact import Artefact, EagerReference, Seen
 from multibox.export.verify.compare import Agreement, TensorDifference, agreement, found_again, tensor_differences
+from multibox.export.verify.runners import RunFailedError
+from multibox.files import atomic_write
 from multibox.spec.card import ModelCard
 
 __all__ = ["Report", "Tolerances", "verify"]
@@ -101,7 +103,7 @@ class Report:
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
-        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False), encoding="utf-8")
+        atomic_write(path, json.dumps(self.to_dict(), indent=1, allow_nan=False))
 
 
 def verify(
@@ -127,34 +129,30 @@ def verify(
         pictures: [h, w, 3] uint8 RGB, at least one.
         tolerances: what may differ.
         dataset: annotated pictures to measure AP on.
-        reference: predictions of the network on them, if they are known already.
+        reference: predictions of the network on them, delivered as the file takes them, if they are known already.
+
+    Raises:
+        ModelFileError: the file's runtime cannot open it, or it has no metadata.
     """
     limits = tolerances or Tolerances()
-    source = EagerReference(detector, card)
-    try:
-        plain, probed = Artefact(path), Artefact(path, probe=True)
-        report = Report(path.name, plain.head, plain.metadata.get("precision", "float32"), limits)
-        exact = report.judges_tensors
-        _check_names(report, plain, card)
-        faults = plain.faults(card)
-        if faults:
-            report.failures += faults
-            return report
-        fitted = list(plain.fitted(pictures))
-        expected = list(source.see(fitted))
-        inside = list(probed.see(fitted))
-        _check_tensors(report, expected, inside, card, exact=exact)
-        given = list(plain.see(fitted))
-        _check_detections(report, expected, inside, given, pictures, card, plain, exact=exact)
-    except ModelFileError:
-        raise
-    except Exception as error:  # what a runtime raises on a broken graph shares no base but Exception
-        report = Report(path.name, "?", "?", limits)
-        report.failures.append(f"it cannot be run: {last_line(error)}")
+    plain, probed = Artefact(path), Artefact(path, probe=True)
+    source = EagerReference(detector, card, picture_hw=plain.picture_hw)
+    report = Report(path.name, plain.head, plain.metadata.get("precision", "float32"), limits)
+    _check_names(report, plain, card)
+    faults = plain.faults(card)
+    if faults:
+        report.failures += faults
         return report
-    report.pictures["compared"] = len(pictures)
-    if dataset is not None:
-        _check_accuracy(report, source, plain, card, dataset, reference)
+    expected = list(source.see(pictures))
+    try:
+        inside, given = list(probed.see(pictures)), list(plain.see(pictures))
+        _check_tensors(report, expected, inside, card)
+        _check_detections(report, expected, inside, given, card)
+        report.pictures["compared"] = len(pictures)
+        if dataset is not None:
+            _check_accuracy(report, source, plain, dataset, reference)
+    except RunFailedError as error:
+        report.failures.append(f"it cannot be run: {error}")
     return report
 
 
@@ -169,46 +167,28 @@ def _check_names(report: Report, artefact: Artefact, card: ModelCard) -> None:
         report.failures.append(f"metadata: other preprocessing than the model's: {'; '.join(changed)}")
 
 
-def _check_tensors(
-    report: Report, expected: Sequence[Seen], inside: Sequence[Seen], card: ModelCard, *, exact: bool
-) -> None:
+def _check_tensors(report: Report, expected: Sequence[Seen], inside: Sequence[Seen], card: ModelCard) -> None:
     report.tensors = tensor_differences(zip(expected, inside, strict=True), card, relative=report.tolerances.relative)
     for row in report.tensors:
-        if row.holds or not (exact or row.output == "network_input"):
+        if row.holds or not (report.judges_tensors or row.output == "network_input"):
             continue
         where = f"{row.output}, level {row.level}" if row.level else row.output
         report.failures.append(f"{where}: differs by {row.largest:.6g}, allowed is {row.tolerance:.6g}")
 
 
 def _check_detections(
-    report: Report,
-    expected: Sequence[Seen],
-    inside: Sequence[Seen],
-    given: Sequence[Seen],
-    pictures: Sequence[Picture],
-    card: ModelCard,
-    artefact: Artefact,
-    *,
-    exact: bool,
+    report: Report, expected: Sequence[Seen], inside: Sequence[Seen], given: Sequence[Seen], card: ModelCard
 ) -> None:
     limits = report.tolerances
-    ours = [to_detections(seen.found, card, p) for seen, p in zip(expected, pictures, strict=True)]
-    theirs = [to_detections(seen.found, artefact.card, p) for seen, p in zip(given, pictures, strict=True)]
-    if artefact.head != "raw" and all("offsets" in seen.tensors for seen in inside):
-        # Both from one run: a quantised graph that shows more outputs may round elsewhere than one that does not.
-        own = [
-            to_detections(artefact.expected(seen.tensors["offsets"], seen.tensors["logits"]), artefact.card, p)
-            for seen, p in zip(inside, pictures, strict=True)
-        ]
-        made = [to_detections(seen.found, artefact.card, p) for seen, p in zip(inside, pictures, strict=True)]
-        report.head_alone = agreement(
-            zip(own, made, strict=True), card.postprocess, box_px=limits.head_px, score=limits.head_score
-        )
+    ours, theirs = [seen.found for seen in expected], [seen.found for seen in given]
+    both = [(seen.from_raw, seen.found) for seen in inside if seen.from_raw is not None]
+    if both:
+        report.head_alone = agreement(both, card.postprocess, box_px=limits.head_px, score=limits.head_score)
         if not report.head_alone.holds:
-            report.failures.append(f"head {artefact.head}: {_first(report.head_alone)}")
+            report.failures.append(f"head {report.head}: {_first(report.head_alone)}")
     if not any(len(found) for found in ours + theirs):
         _nothing_found(report, card)
-    if not exact:
+    if not report.judges_tensors:
         report.found_again = found_again(ours, theirs)
         return
     report.detections = agreement(
@@ -239,21 +219,12 @@ def _check_accuracy(
     report: Report,
     source: EagerReference,
     artefact: Artefact,
-    card: ModelCard,
     dataset: Dataset,
     reference: EvaluationSet | None,
 ) -> None:
-    def network(pictures: Iterable[Picture]) -> Iterator[Seen]:
-        return source.see(artefact.fitted(pictures))
-
-    def written(pictures: Iterable[Picture]) -> Iterator[Seen]:
-        return artefact.see(artefact.fitted(pictures))
-
-    if reference is None or artefact.picture_hw is not None:
-        reference = predictions(network, card, dataset, engine="torch", name="network")
-    before = reference
+    before = reference or predictions(source, dataset, name="network")
     try:
-        after = predictions(written, artefact.card, dataset, engine=artefact.path.suffix, name=report.file)
+        after = predictions(artefact, dataset, name=report.file)
     except ClassMapError as error:
         report.failures.append(f"accuracy: {error}")
         return

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.export.heads import RAW_OUTPUTS
-from multibox.export.picture_input import NETWORK_INPUT
+from multibox.export.layout import NETWORK_INPUT
 from multibox.export.verify.artefact import Seen
 from multibox.spec.card import ModelCard
 from multibox.spec.detections import Detections

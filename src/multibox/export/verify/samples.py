@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from multibox.data import Dataset
 from multibox.errors import ContractError, ImageError
 from multibox.pictures.read import read_picture
 
-__all__ = ["drawn_pictures", "evenly", "read_pictures"]
+__all__ = ["drawn_pictures", "read_pictures", "resized_to"]
 
 Picture = NDArray[np.uint8]
 DRAWN_SIZES_HW = ((333, 500), (480, 359), (300, 300), (97, 131), (97, 131), (97, 131), (720, 1080), (224, 64))
@@ -41,9 +42,13 @@ def drawn_pictures() -> list[Picture]:
     return pictures
 
 
-def evenly(count: int, limit: int) -> list[int]:
-    """At most `limit` of the numbers below `count`, evenly spread, the same every time."""
-    return [round(place) for place in np.linspace(0, count - 1, min(count, limit))] if count else []
+def resized_to(pictures: Iterable[Picture], size_hw: tuple[int, int] | None) -> Iterator[Picture]:
+    """The pictures as the user of a file delivers them that takes only those of one (height, width); None: any."""
+    for picture in pictures:
+        if size_hw is None or picture.shape[:2] == size_hw:
+            yield picture
+        else:
+            yield np.asarray(Image.fromarray(picture).resize((size_hw[1], size_hw[0])))
 
 
 def read_pictures(dataset: Dataset, indexes: Sequence[int]) -> list[Picture]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from multibox.data import Dataset, read_dataset
+from multibox.data.sampling import evenly
 from multibox.doctor.picture_checks import split_role
 from multibox.errors import ContractError, OptionError
 from multibox.export.request import ExportRequest
-from multibox.export.verify.samples import evenly
 
 __all__ = ["CALIBRATED", "Selection", "select"]
 
@@ -54,9 +54,9 @@ def select(request: ExportRequest) -> Selection:
             measure.select(np.flatnonzero(chosen)),
             f"every {CALIBRATION_STRIDE}th picture of {request.data}",
         )
-        if request.is_int8:
+        if request.row.int8:
             measure = measure.select(np.flatnonzero(~chosen))
-    if request.is_int8:
+    if request.row.int8:
         shared = _paths(measure) & _paths(other)
         if shared:
             raise OptionError(
