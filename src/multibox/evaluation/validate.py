@@ -115,6 +115,8 @@ def validate(
         predictor, dataset, asked, _Alone(), classes=classes, aliases=aliases, progress=progress, name=name
     )
     assert result is not None
+    if not len(result.data):
+        raise ContractError(f"none of the {len(dataset)} pictures of {name or 'the data set'} can be read")
     return result
 
 
@@ -192,8 +194,6 @@ def _settled(
     counts = {"unknown classes": 0, "swapped corners": 0, "other sizes": 0}
     problems = tuple(outcome for _, outcome in found if isinstance(outcome, ImageError))
     predictions = {number: outcome for number, outcome in found if isinstance(outcome, Detections)}
-    if not predictions:
-        raise ContractError(f"none of the {len(dataset)} pictures of {name or 'the data set'} can be read")
     truths = [
         _truth(dataset[number], seen, shared, new_label, counts, image_id=image_id[number])
         for number, seen in predictions.items()
