@@ -66,13 +66,12 @@ pathlib.Path.replace = replace
 
 SIGNAL_WHILE_VALIDATING = """
 import os, signal
-from multibox.training import evaluate
-plain = evaluate._Pictures.__getitem__
-def item(self, position):
-    if position == 0:
-        os.killpg(0, signal.{name})
-    return plain(self, position)
-evaluate._Pictures.__getitem__ = item
+from multibox.training import loop
+plain = loop.evaluate
+def evaluate(*given, **named):
+    os.killpg(0, signal.{name})
+    return plain(*given, **named)
+loop.evaluate = evaluate
 """
 
 
