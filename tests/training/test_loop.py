@@ -24,7 +24,7 @@ from multibox.core.loss import Focal, multibox_loss
 from multibox.core.matching import MatchOptions
 from multibox.core.structures import Target
 from multibox.data import DataError, read_dataset
-from multibox.errors import MissingDependencyError, OptionError
+from multibox.errors import MissingDependencyError, ModelFileError, OptionError
 from multibox.training import console
 from multibox.training.config import TrainConfig
 from multibox.training.console import COLUMNS, ConsoleLines, LiveDisplay, make_console
@@ -199,7 +199,7 @@ def test_numbers_are_those_of_val(pictures: Path, tmp_path: Path) -> None:
     result = train(config(pictures, epochs=4, batch=2, lr0=0.05, crop=0), folder=tmp_path)
     dataset = read_dataset(pictures).split("val")
     detector, card = load_detector(result.best)
-    inside = evaluate(detector, dataset, processes=ALONE, batch=2, workers=0)
+    inside = evaluate(detector, dataset, processes=ALONE, batch=2)
     assert inside is not None
     outside = validate(Detector(result.best), dataset, conf=0.01)
     assert inside.numbers.ap50 == pytest.approx(evaluate_coco(outside.data).ap50, abs=1e-6)
@@ -413,7 +413,7 @@ def test_which_pictures_are_learnt_from(pictures: Path, tmp_path: Path, capsys: 
         ({"classes": "red bx"}, ValueError, "unknown class 'red bx'; did you mean 'red box'"),
         ({"classes": ","}, OptionError, "classes=',' names no class"),
         ({"val_split": "train"}, DataError, "leaves no picture to learn from; choose other splits"),
-        ({"model": "tinysd"}, OptionError, "did you mean 'tinyssd256'"),
+        ({"model": "tinysd"}, ModelFileError, "did you mean 'tinyssd256'"),
         ({"anchors": "absent.json"}, Exception, "absent.json"),
         ({"freeze": 99}, OptionError, "freeze=99: the backbone has"),
         ({"match_iou": "0.4,0.5"}, OptionError, r"match_iou has 2 numbers for a model of 1 stage\(s\)"),
