@@ -15,14 +15,14 @@ import itertools
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from multibox import Detections, Detector
+from multibox import Detector
 from multibox.pictures.read import read_picture
-from multibox.spec.postprocess import postprocess_np
+from multibox.spec.options import PictureOptions
+from multibox.spec.pipeline import Pipeline
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "coffee.png"
 STAGES = ("decode", "resize", "network", "post-processing")
@@ -30,27 +30,24 @@ ALONE = "Pillow alone"
 
 
 def measure(detector: Detector, path: Path, *, conf: float, repeats: int) -> list[list[float]]:
-    card = detector.card
-    anchors = card.anchors_cxcywh()
-    spec = replace(card.postprocess, score_threshold=conf)
+    pipeline, options = Pipeline(detector.card), PictureOptions(conf=conf)
     content = path.read_bytes()
     rows = []
     for _ in range(repeats):
         marks = [time.perf_counter()]
         rgb = read_picture(path)
         marks.append(time.perf_counter())
-        tensor, geometry = card.preprocess(rgb)
+        prepared = pipeline.prepare(rgb)
         marks.append(time.perf_counter())
-        offsets, logits = detector.engine.run(tensor[None])
+        offsets, logits = detector.engine.run(prepared.tensor[None])
         marks.append(time.perf_counter())
-        unit_xyxy, scores, labels = postprocess_np(offsets[0], logits[0], anchors, variances=card.variances, spec=spec)
-        Detections(geometry.to_picture(unit_xyxy), labels, scores, card.class_map, geometry.picture_size_hw)
+        pipeline.finish(offsets[0], logits[0], prepared, options)
         marks.append(time.perf_counter())
-        detector.engine.run(tensor[None])
+        detector.engine.run(prepared.tensor[None])
         begun = time.perf_counter()
         Image.open(io.BytesIO(content)).load()
         alone = time.perf_counter() - begun
-        detector.engine.run(tensor[None])
+        detector.engine.run(prepared.tensor[None])
         rows.append([1e3 * seconds for seconds in (*(b - a for a, b in itertools.pairwise(marks)), alone)])
     return rows
 

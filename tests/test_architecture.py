@@ -142,6 +142,17 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.parametrize("function", ["postprocess_np", "suppress_np"])
+def test_one_place_calls_the_post_processing(function: str) -> None:
+    calls = [
+        f"{path.relative_to(SOURCE)}"
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == function
+    ]
+    assert calls == ["spec/pipeline.py"]
+
+
 def test_importing_the_package_is_light() -> None:
     heavy = {"torch", "torchvision", "onnxruntime", "numpy", "PIL", "click", "safetensors"}
     assert not loaded_by("import multibox") & heavy

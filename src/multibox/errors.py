@@ -1,4 +1,7 @@
-"""The exceptions of multibox. Every message says what is wrong, with which thing, and what to do next."""
+"""The exceptions of multibox, and words that messages share.
+
+Every message says what is wrong, with which thing, and what to do next.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ __all__ = [
     "ModelFileError",
     "MultiboxError",
     "OptionError",
+    "counted",
     "did_you_mean",
     "first_line",
     "install_command",
@@ -100,3 +104,8 @@ def last_line(error: BaseException) -> str:
 
 def _lines(error: BaseException) -> list[str]:
     return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """A number and its noun: 1 picture, 2 pictures."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"

@@ -45,9 +45,9 @@ def _settle(detector: Any, card: Any) -> None:
 @cache
 def _exported(name: str, size_hw: tuple[int, int] | None) -> Exported:
     from multibox.export.onnx import convert_network
-    from multibox.export.source import open_source
+    from multibox.weights.opening import open_model
 
-    detector, card = open_source(name, size_hw=size_hw)
+    detector, card = open_model(name, size_hw=size_hw)
     if card.source == "random weights":
         _settle(detector, card)
     return Exported(detector, card, convert_network(detector, card))

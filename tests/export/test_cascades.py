@@ -31,6 +31,8 @@ from multibox.spec.classes import ClassMap
 from multibox.spec.detections import Detections
 from multibox.weights import make_card
 
+pytestmark = pytest.mark.slow
+
 BATCH = 2
 CASCADES = toy_cascades.__all__
 FLOAT = [row.name for row in FORMATS.values() if not row.int8]

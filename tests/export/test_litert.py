@@ -27,7 +27,6 @@ from multibox.export.litert import compose, convert_network, write
 from multibox.export.litert_graph import LitertGraph
 from multibox.export.litert_heads import WRITERS
 from multibox.export.request import ExportRequest
-from multibox.export.source import open_source
 from multibox.export.verify.artefact import Artefact
 from multibox.export.verify.check import Report, Tolerances, verify
 from multibox.export.verify.samples import drawn_pictures
@@ -36,13 +35,16 @@ from multibox.inference.engines.litert import read_metadata
 from multibox.pictures.read import read_picture
 from multibox.spec.card import METADATA_KEY, ModelCard
 from multibox.spec.classes import ClassMap
+from multibox.weights.opening import open_model
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 
 
 @cache
 def network(name: str = "ssdlite300-coco", size_hw: tuple[int, int] | None = None, batch: int = 1) -> Any:
-    detector, card = open_source(name, size_hw=size_hw)
+    detector, card = open_model(name, size_hw=size_hw)
     return detector, card, convert_network(detector, card, batch=batch)
 
 

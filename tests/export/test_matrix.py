@@ -21,6 +21,8 @@ from multibox.export.request import ExportRequest
 from multibox.export.verify.check import verify
 from multibox.pictures.read import read_picture
 
+pytestmark = pytest.mark.slow
+
 MODEL = "ssdlite300-coco"
 COUNT, CALIBRATING = 16, 8
 SIZES: dict[str, tuple[int, int] | None] = {"own size": None, "another size": (192, 256)}

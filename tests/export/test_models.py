@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("onnx", reason="the export extra is not installed")
 
-from multibox.errors import ContractError, OptionError
 from multibox.export.heads import HEADS
 from multibox.export.layout import Layout, metadata_of
 from multibox.export.onnx import compose, write_onnx
-from multibox.export.source import open_source
 from multibox.export.verify.check import verify
 from multibox.export.verify.samples import drawn_pictures
 from multibox.models import list_models
@@ -70,28 +66,3 @@ def test_every_registered_network(name: str, tmp_path: Path, sixteen: list[np.nd
     made = exported(name, SMALLER.get(name))
     for layout in (Layout("raw"), Layout("nms", preprocess=True)):
         check(made, layout, tmp_path, sixteen[:FEW])
-
-
-def test_another_size_has_other_default_boxes_and_the_same_weights() -> None:
-    own, card = open_source("ssdlite300-coco")
-    other, made = open_source("ssdlite300-coco", size_hw=(192, 256))
-    assert made.preprocess.size_hw == (192, 256)
-    assert made.preprocess == replace(card.preprocess, size_hw=(192, 256))
-    assert made.class_map == card.class_map
-    assert made.postprocess == card.postprocess
-    assert made.box_count < card.box_count
-    assert made.anchors_sha256 != card.anchors_sha256
-    assert all(torch.equal(a, b) for a, b in zip(own.parameters(), other.parameters(), strict=True))
-
-
-REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "unknown": (lambda: open_source("ssdlite300-cocoa"), OptionError, r"did you mean 'ssdlite300-coco'\?"),
-    "too small": (lambda: open_source("ssd300_vgg16", size_hw=(64, 64)), ContractError, "too small"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_sources_that_are_refused(case: str) -> None:
-    call, error, message = REFUSED[case]
-    with pytest.raises(error, match=message):
-        call()

@@ -222,10 +222,10 @@ def test_the_compiled_engine_gives_what_the_eager_one_gives(tmp_path: Path) -> N
     pytest.importorskip("torch", reason="the train extra is not installed")
     if shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("no C++ compiler")
-    from multibox.export.source import open_source
+    from multibox.weights.opening import open_model
     from multibox.weights.store import save_detector
 
-    network, card = open_source("tinyssd256", size_hw=(64, 64))
+    network, card = open_model("tinyssd256", size_hw=(64, 64))
     path = tmp_path / "tiny.safetensors"
     save_detector(path, network, card)
     # In a process of its own: torch cannot compile functions whose shapes are checked, as they are under pytest.

@@ -114,6 +114,7 @@ def test_pictures_without_objects_train_the_background(name: str) -> None:
     assert sum(p.grad.abs().sum() for key, p in detector.named_parameters() if "logits" in key) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULT_BOXES)
 def test_overfits_two_pictures(name: str) -> None:
     torch.manual_seed(0)

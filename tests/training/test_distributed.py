@@ -18,6 +18,8 @@ from multibox.errors import OptionError
 from multibox.training.distributed import Processes, processes
 from multibox.weights import load_detector
 
+pytestmark = pytest.mark.slow
+
 needs_gloo = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="needs gloo"
 )

@@ -31,6 +31,8 @@ from multibox.training.config import to_toml
 from multibox.training.loop import Trainer
 from multibox.training.run import resume, train
 
+pytestmark = pytest.mark.slow
+
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
 UPDATES = 9  # of a run of `options`
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -14,7 +15,7 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 import multibox.weights.foreign.table as table
 from multibox.cli import main
-from multibox.errors import ModelFileError, OptionError
+from multibox.errors import ContractError, ModelFileError, OptionError
 from multibox.inference import Detector
 from multibox.models import create_model
 from multibox.spec.card import read_safetensors_card
@@ -105,13 +106,17 @@ def test_training_takes_builder_arguments_and_writes_them_into_its_configuration
 
 def test_another_input_size_keeps_the_weights_of_a_model() -> None:
     (own, card), (other, made) = open_model("ssdlite300-coco"), open_model("ssdlite300-coco", size_hw=(192, 256))
-    assert (card.preprocess.size_hw, made.preprocess.size_hw) == ((300, 300), (192, 256))
-    assert made.anchors == card.anchors
+    assert made.preprocess == dataclasses.replace(card.preprocess, size_hw=(192, 256))
+    assert (made.class_map, made.postprocess, made.anchors) == (card.class_map, card.postprocess, card.anchors)
+    assert made.box_count < card.box_count
+    assert made.anchors_sha256 != card.anchors_sha256
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), other.parameters(), strict=True))
     with pytest.raises(OptionError, match="has weights, which settle num_classes; leave that out"):
         open_model("ssdlite300-coco", num_classes=3)
     with pytest.raises(OptionError, match="has no argument 'scale'; did you mean 'scales'"):
         open_model("ssd300_vgg16", scale="coco")
+    with pytest.raises(ContractError, match="too small"):
+        open_model("ssd300_vgg16", size_hw=(64, 64))
 
 
 def test_a_detector_opens_what_the_function_opens(toy_folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +15,8 @@ from multibox.errors import MissingDependencyError
 from multibox.inference import Detector
 from multibox.inference.engines.torch import torch_threads
 from multibox.pictures.read import read_picture
-from multibox.spec.detections import Detections
-from multibox.spec.postprocess import postprocess_np
+from multibox.spec.options import PictureOptions
+from multibox.spec.pipeline import Pipeline
 
 __all__ = ["TORCHVISION", "Contender", "Folder", "Ours", "Sample", "Torchvision"]
 
@@ -70,25 +70,20 @@ class Ours:
 
     def __init__(self, model: str, detector: Detector, *, batch: int, conf: float) -> None:
         self.model, self.detector, self.batch, self.conf = model, detector, batch, conf
-        self._anchors = detector.card.anchors_cxcywh()
-        self._spec = replace(detector.card.postprocess, score_threshold=conf)
+        self._pipeline, self._options = Pipeline(detector.card), PictureOptions(conf=conf)
         self.name, self.threads = detector.engine.name, detector.engine.threads
 
     def call(self, paths: Sequence[Path]) -> Sample:
         """Look at `batch` files; the stages are timed within, so each meets the caches as the others left them."""
-        card, engine = self.detector.card, self.detector.engine
+        engine, pipeline = self.detector.engine, self._pipeline
         marks = [time.perf_counter()]
-        prepared = [card.preprocess(read_picture(path)) for path in paths]
-        images = np.stack([tensor for tensor, _ in prepared])
+        prepared = [pipeline.prepare(read_picture(path)) for path in paths]
+        images = np.stack([picture.tensor for picture in prepared])
         marks.append(time.perf_counter())
         offsets, logits = engine.run(images)
         marks.append(time.perf_counter())
-        for row, (_, geometry) in enumerate(prepared):
-            unit_xyxy, scores, labels = postprocess_np(
-                offsets[row], logits[row], self._anchors, variances=card.variances, spec=self._spec
-            )
-            boxes_xyxy = geometry.to_picture(unit_xyxy)
-            Detections(boxes_xyxy, labels, scores, card.class_map, geometry.picture_size_hw)
+        for row, picture in enumerate(prepared):
+            pipeline.finish(offsets[row], logits[row], picture, self._options)
         marks.append(time.perf_counter())
         decode, network, post = (b - a for a, b in pairwise(marks))
         return Sample(len(paths), marks[-1] - marks[0], decode, network, post)

@@ -38,10 +38,9 @@ def command(
     from multibox.data.findings import Findings
     from multibox.data.formats.table import read_dataset
     from multibox.data.picture_files import check_sizes
-    from multibox.data.write_report import counted
     from multibox.doctor.anchors import propose_anchors, save_anchor_spec
     from multibox.doctor.picture_checks import split_role
-    from multibox.errors import OptionError
+    from multibox.errors import OptionError, counted
     from multibox.inference.engines.opening import model_card
     from multibox.pictures.read import one_line
 

@@ -66,9 +66,8 @@ def command(
     repaired copy is examined again, and the exit status is that of the copy.
     """
     from multibox.data.formats.table import read_dataset
-    from multibox.data.write_report import counted
     from multibox.doctor import Policy
-    from multibox.errors import OptionError
+    from multibox.errors import OptionError, counted
     from multibox.inference.engines.opening import model_card
 
     levels = Policy.parse(policy)  # before any reading: a wrong option should not cost minutes

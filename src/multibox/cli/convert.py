@@ -86,7 +86,7 @@ def command(
 
 def _summary(dataset: Dataset) -> str:
     from multibox.data.columns import FLAGS
-    from multibox.data.write_report import counted
+    from multibox.errors import counted
 
     counts = dataset.columns.offsets[1:] - dataset.columns.offsets[:-1]
     flags = {name: int((dataset.columns.flags >> bit & 1).sum()) for bit, name in enumerate(FLAGS)}

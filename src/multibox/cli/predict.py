@@ -14,7 +14,7 @@ import click
 from multibox.catalogue import DEFAULT_MODEL
 from multibox.cli.options import KeyValueCommand, Number, builder_arguments, select_classes
 from multibox.cli.outputs import open_outputs
-from multibox.errors import ImageError, OptionError
+from multibox.errors import ImageError, OptionError, counted
 from multibox.pictures.read import one_line
 from multibox.spec.classes import ClassMap
 from multibox.spec.detections import Detections
@@ -79,9 +79,9 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
     say = _Printer(quiet=options["quiet"], as_json=options["as_json"])
     others = expansion.skipped - expansion.skipped_runs
     if others:
-        say.note(f"{_counted(others, 'file')} in the folders passed over: no picture by the suffix")
+        say.note(f"{counted(others, 'file')} in the folders passed over: no picture by the suffix")
     if expansion.skipped_runs:
-        say.note(f"{_counted(expansion.skipped_runs, 'run folder')} passed over: results of earlier runs")
+        say.note(f"{counted(expansion.skipped_runs, 'run folder')} passed over: results of earlier runs")
     read, found, folder = 0, 0, None
     if expansion.sources:
         detector = Detector(
@@ -108,7 +108,7 @@ def command(sources: tuple[str, ...], **options: Any) -> int:
                     say.note(f"\nstopped; the results until now are in {outputs.folder}")
                 raise
         folder = outputs.folder
-    say.note(f"{_counted(read, 'picture')}, {_counted(found, 'object')}")
+    say.note(f"{counted(read, 'picture')}, {counted(found, 'object')}")
     if folder:
         say.note(f"results in {folder}")
     for problem in problems:
@@ -146,10 +146,6 @@ def _settings(class_map: ClassMap, options: dict[str, Any]) -> dict[str, Any]:
         "workers": options["workers"],
         "classes": None if options["classes"] is None else select_classes(class_map, options["classes"]),
     }
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 class _Printer:

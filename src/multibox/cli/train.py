@@ -109,7 +109,7 @@ def _resume(folder: Path, options: dict[str, Any]) -> int:
 
 
 def _summary(result: Any) -> None:
-    from multibox.data.write_report import counted
+    from multibox.errors import counted
 
     if result.skipped:
         pictures = counted(len(result.skipped), "picture")

@@ -79,7 +79,7 @@ def command(model: str, data: str, **options: Any) -> int:
     if a picture or a box could not be read.
     """
     from multibox.data import read_dataset
-    from multibox.data.write_report import counted
+    from multibox.errors import counted
     from multibox.evaluation import EvaluationSet, evaluate_coco, save_evaluation, validate
     from multibox.inference import Detector
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from multibox.data.findings import DataError, Findings
 from multibox.data.names import is_web_address
 from multibox.data.records import Dataset
-from multibox.data.write_report import WriteReport, counted
-from multibox.errors import ImageError
+from multibox.data.write_report import WriteReport
+from multibox.errors import ImageError, counted
 from multibox.files import atomic_path
 from multibox.pictures.read import PictureFacts, picture_facts
 

@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from multibox.data.columns import FLAGS, Builder, Columns, TextColumn, decode_id, flag_bits
 from multibox.data.findings import Account, DataError, Finding, Findings
 from multibox.data.names import usual_split
-from multibox.data.write_report import counted
-from multibox.errors import ContractError, ImageError
+from multibox.errors import ContractError, ImageError, counted
 from multibox.pictures.read import picture_size_hw
 from multibox.spec.classes import ClassMap
 from multibox.spec.detections import Detections

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from multibox.data.findings import DataError
 
-__all__ = ["WriteReport", "counted", "shortest", "start_file", "start_folder"]
+__all__ = ["WriteReport", "shortest", "start_file", "start_folder"]
 
 
 @dataclass
@@ -24,11 +24,6 @@ class WriteReport:
     def note(self, line: str) -> None:
         """Add a line."""
         self.notes.append(line)
-
-
-def counted(count: int, one: str, several: str = "") -> str:
-    """A number and its noun: 1 picture, 2 pictures."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def shortest(values: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.data.write_report import counted
-from multibox.errors import OptionError, did_you_mean
+from multibox.errors import OptionError, counted, did_you_mean
 from multibox.evaluation import coco_engines
 from multibox.evaluation.records import EvaluationSet
 from multibox.evaluation.tables import defined, mean_defined, number, text_table

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from multibox.data import Dataset, ImageRecord
-from multibox.data.write_report import counted
-from multibox.errors import ClassMapError, ContractError, ImageError
+from multibox.errors import ClassMapError, ContractError, ImageError, counted
 from multibox.evaluation.mapping import ClassMapping, map_classes
 from multibox.evaluation.records import EvaluationSet, Truth
 from multibox.inference.predictor import Predictor

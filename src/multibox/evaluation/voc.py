@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox import __version__
-from multibox.data.write_report import counted
+from multibox.errors import counted
 from multibox.evaluation.accumulate import Measure, class_values
 from multibox.evaluation.matching import AREA_RANGES, MatchedDetections, match_voc
 from multibox.evaluation.records import EvaluationSet

@@ -15,12 +15,12 @@ from multibox.export.int8_search import Int8Search, layers_in_words, nothing_in_
 from multibox.export.layout import metadata_of
 from multibox.export.request import ExportRequest
 from multibox.export.selection import select
-from multibox.export.source import open_source
 from multibox.export.triton import require_free
 from multibox.export.verify.check import Report, verify
 from multibox.export.verify.samples import drawn_pictures, read_pictures
 from multibox.files import atomic_move
 from multibox.spec.card import ModelCard
+from multibox.weights.opening import open_model
 
 __all__ = ["Outcome", "export_verified"]
 
@@ -49,7 +49,7 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
     """
     row, head = request.row, HEADS[request.head]
     writer = row.writer
-    detector, card = open_source(request.model, size_hw=request.size_hw)
+    detector, card = open_model(request.model, size_hw=request.size_hw)
     card = request.asked(card)
     layout = request.layout(card)
     data = None if request.data is None else select(request)

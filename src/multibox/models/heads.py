@@ -19,51 +19,6 @@ BranchFactory = Callable[[int, int], nn.Module]
 FOREGROUND_PRIOR = 0.01  # initial probability of a class under sigmoid, so that early loss is not all background
 
 
-class MultiboxHead(nn.Module):
-    """One stage of predictions over a list of feature maps.
-
-    For each map two branches, one with 4 outputs for each box at a cell and one with `outputs_per_box` class scores;
-    channels are box-major (channel = box · K + k). Rows of the result run by level, row, column, box.
-
-    Args:
-        channels: channels of each map.
-        boxes_per_cell: default boxes at a cell of each map.
-        outputs_per_box: C + 1 for softmax (background first), C for sigmoid.
-        branch: makes each of them: `conv3x3_branch`, `depthwise_branch`, or another.
-        sigmoid: start class biases at the foreground prior.
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        boxes_per_cell: Sequence[int],
-        outputs_per_box: int,
-        *,
-        branch: BranchFactory | None = None,
-        sigmoid: bool = False,
-    ) -> None:
-        super().__init__()
-        self.outputs_per_box = outputs_per_box
-        make = branch or conv3x3_branch
-        pairs = list(zip(channels, boxes_per_cell, strict=True))
-        self.offsets = nn.ModuleList(make(c, boxes * 4) for c, boxes in pairs)
-        self.logits = nn.ModuleList(make(c, boxes * outputs_per_box) for c, boxes in pairs)
-        if sigmoid:
-            for layer in self.class_layers():
-                assert layer.bias is not None
-                nn.init.constant_(layer.bias, -math.log((1 - FOREGROUND_PRIOR) / FOREGROUND_PRIOR))
-
-    def class_layers(self) -> list[nn.Conv2d]:
-        """The last layer of each level's class branch, whose outputs are the logits."""
-        return [[m for m in branch.modules() if isinstance(m, nn.Conv2d)][-1] for branch in self.logits]
-
-    def forward(self, maps: Sequence[Tensor]) -> Stage:
-        """One [B, channels[k], h_k, w_k] per level -> offsets [B, A, 4] and logits [B, A, K]."""
-        offsets = [_rows(branch(m), 4) for branch, m in zip(self.offsets, maps, strict=True)]
-        logits = [_rows(branch(m), self.outputs_per_box) for branch, m in zip(self.logits, maps, strict=True)]
-        return Stage(torch.cat(offsets, dim=1), torch.cat(logits, dim=1))
-
-
 def conv3x3_branch(inputs: int, outputs: int) -> nn.Module:
     """A 3×3 convolution, as in SSD (paper section 2.1); starts as in the released configuration."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -84,6 +39,50 @@ def depthwise_branch(inputs: int, outputs: int) -> nn.Module:
 def _zero_bias(layer: nn.Conv2d) -> None:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
+
+
+class MultiboxHead(nn.Module):
+    """One stage of predictions over a list of feature maps.
+
+    For each map two branches, one with 4 outputs for each box at a cell and one with `outputs_per_box` class scores;
+    channels are box-major (channel = box · K + k). Rows of the result run by level, row, column, box.
+
+    Args:
+        channels: channels of each map.
+        boxes_per_cell: default boxes at a cell of each map.
+        outputs_per_box: C + 1 for softmax (background first), C for sigmoid.
+        branch: makes each of them: `conv3x3_branch`, `depthwise_branch`, or another.
+        sigmoid: start class biases at the foreground prior.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        boxes_per_cell: Sequence[int],
+        outputs_per_box: int,
+        *,
+        branch: BranchFactory = conv3x3_branch,
+        sigmoid: bool = False,
+    ) -> None:
+        super().__init__()
+        self.outputs_per_box = outputs_per_box
+        pairs = list(zip(channels, boxes_per_cell, strict=True))
+        self.offsets = nn.ModuleList(branch(c, boxes * 4) for c, boxes in pairs)
+        self.logits = nn.ModuleList(branch(c, boxes * outputs_per_box) for c, boxes in pairs)
+        if sigmoid:
+            for layer in self.class_layers():
+                assert layer.bias is not None
+                nn.init.constant_(layer.bias, -math.log((1 - FOREGROUND_PRIOR) / FOREGROUND_PRIOR))
+
+    def class_layers(self) -> list[nn.Conv2d]:
+        """The last layer of each level's class branch, whose outputs are the logits."""
+        return [[m for m in branch.modules() if isinstance(m, nn.Conv2d)][-1] for branch in self.logits]
+
+    def forward(self, maps: Sequence[Tensor]) -> Stage:
+        """One [B, channels[k], h_k, w_k] per level -> offsets [B, A, 4] and logits [B, A, K]."""
+        offsets = [_rows(branch(m), 4) for branch, m in zip(self.offsets, maps, strict=True)]
+        logits = [_rows(branch(m), self.outputs_per_box) for branch, m in zip(self.logits, maps, strict=True)]
+        return Stage(torch.cat(offsets, dim=1), torch.cat(logits, dim=1))
 
 
 def _rows(x: Tensor, width: int) -> Tensor:

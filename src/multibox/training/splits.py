@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from multibox.data import DataError, Dataset, read_dataset
 from multibox.data.records import ImageRecord
-from multibox.data.write_report import counted
-from multibox.errors import OptionError
+from multibox.errors import OptionError, counted
 from multibox.spec.classes import ClassMap
 from multibox.training.config import TrainConfig
 

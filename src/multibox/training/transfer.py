@@ -75,14 +75,15 @@ def start_from(
         OptionError: an argument that the model does not take, or default boxes that its heads have no outputs for.
         ModelFileError: no such model, or a model file that cannot be used.
     """
-    size: dict[str, Any] = {} if size_hw is None else {"size_hw": list(size_hw)}
     carried: tuple[str, ...] = ()
     if is_builder(model):
-        detector, card = open_model(model, seed=None, num_classes=len(class_map), **size, **builder_arguments or {})
+        detector, card = open_model(
+            model, seed=None, size_hw=size_hw, num_classes=len(class_map), **builder_arguments or {}
+        )
         table = [Part(name, *_count(part), "initialised") for name, part in _parts(detector)]
         source = f"{model}, random weights"
     else:
-        old, card = open_model(model, **size, **builder_arguments or {})
+        old, card = open_model(model, size_hw=size_hw, **builder_arguments or {})
         detector = create_model(card.builder, **{**card.arguments, "num_classes": len(class_map)})
         detector.spec = replace(old.spec, num_classes=len(class_map))
         table, carried = _transfer(old, detector, card.class_map, class_map)

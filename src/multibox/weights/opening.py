@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from multibox.spec.classes import ClassMap
 from multibox.weights.foreign.table import recognised
 from multibox.weights.store import load_detector, make_card
 
-__all__ = ["is_builder", "open_model", "resized"]
+__all__ = ["is_builder", "open_model"]
 
 NATIVE = ".safetensors"
 SEED = 0  # of the random weights of a network that is named by its builder
@@ -29,7 +30,11 @@ def is_builder(name_or_path: str | Path) -> bool:
 
 
 def open_model(
-    name_or_path: str | Path, *, seed: int | None = SEED, **builder_arguments: Any
+    name_or_path: str | Path,
+    *,
+    seed: int | None = SEED,
+    size_hw: Sequence[int] | None = None,
+    **builder_arguments: Any,
 ) -> tuple[DetectionNetwork, ModelCard]:
     """A network in evaluation mode with its card.
 
@@ -37,8 +42,8 @@ def open_model(
         name_or_path: a shipped model's name, a `.safetensors` file, a file or folder of foreign weights that an
             importer recognises, or a builder's name (see `multibox list`), whose weights are random.
         seed: of random weights; None draws them from torch's own generator.
-        builder_arguments: of a builder, JSON values; they are kept in the card. A model with weights only takes
-            `size_hw`, (height, width) of its input in place of its own.
+        size_hw: input (height, width) in place of the model's or the builder's own.
+        builder_arguments: of a builder, JSON values; they are kept in the card. A model with weights takes none.
 
     Raises:
         ModelFileError: no such model or file, or one that cannot be read.
@@ -46,9 +51,9 @@ def open_model(
         ContractError: foreign weights that do not fit, or an input too small for the network.
     """
     if is_builder(name_or_path):
-        return _built(str(name_or_path), seed, builder_arguments)
+        size = {} if size_hw is None else {"size_hw": list(size_hw)}
+        return _built(str(name_or_path), seed, {**builder_arguments, **size})
     network, card = _with_weights(name_or_path)
-    size_hw = builder_arguments.pop("size_hw", None)
     if builder_arguments:
         given = ", ".join(builder_arguments)
         raise OptionError(
@@ -57,7 +62,7 @@ def open_model(
         )
     if size_hw is None or tuple(size_hw) == card.preprocess.size_hw:
         return network, card
-    return resized(network, card, (int(size_hw[0]), int(size_hw[1])))
+    return _resized(network, card, (int(size_hw[0]), int(size_hw[1])))
 
 
 def _built(builder: str, seed: int | None, arguments: dict[str, Any]) -> tuple[DetectionNetwork, ModelCard]:
@@ -79,7 +84,9 @@ def _with_weights(name_or_path: str | Path) -> tuple[DetectionNetwork, ModelCard
     return network, make_card(network, class_map, name=name, source=source, licence=licence)
 
 
-def resized(network: DetectionNetwork, card: ModelCard, size_hw: tuple[int, int]) -> tuple[DetectionNetwork, ModelCard]:
+def _resized(
+    network: DetectionNetwork, card: ModelCard, size_hw: tuple[int, int]
+) -> tuple[DetectionNetwork, ModelCard]:
     """The same weights for another input size; default boxes follow, and measured results are dropped.
 
     Raises:

@@ -12,7 +12,8 @@ import numpy as np
 from multibox.data.columns import FLAGS, decode_id
 from multibox.data.picture_files import CopyMode, named_flat, place_pictures, stored_path
 from multibox.data.records import Dataset, box_area
-from multibox.data.write_report import WriteReport, counted, shortest, start_file, start_folder
+from multibox.data.write_report import WriteReport, shortest, start_file, start_folder
+from multibox.errors import counted
 from multibox.files import atomic_path
 
 __all__ = ["write"]

@@ -13,7 +13,8 @@ from multibox.data.columns import decode_id
 from multibox.data.findings import DataError
 from multibox.data.picture_files import CopyMode, named_flat, place_pictures, stored_path
 from multibox.data.records import Dataset
-from multibox.data.write_report import WriteReport, counted, shortest, start_folder
+from multibox.data.write_report import WriteReport, shortest, start_folder
+from multibox.errors import counted
 from multibox.files import atomic_write
 
 __all__ = ["ANNOTATIONS", "CORNERS", "FIRST_PIXEL", "PICTURES", "SETS", "write"]

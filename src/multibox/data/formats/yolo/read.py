@@ -25,7 +25,7 @@ from multibox.data.names import spelling, split_in_path, usual_split
 from multibox.data.reading import Reading
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of, stem_of, suffix_of
-from multibox.data.write_report import counted
+from multibox.errors import counted
 from multibox.pictures.read import PICTURE_SUFFIXES
 from multibox.spec.classes import ClassMap
 

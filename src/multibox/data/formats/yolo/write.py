@@ -14,7 +14,8 @@ from multibox.data.formats.yolo.config import SPLIT_KEYS, yaml_text
 from multibox.data.formats.yolo.sidecar import SIDECAR, VERSION, line_of
 from multibox.data.picture_files import CopyMode, check_sizes, named_flat, place_pictures
 from multibox.data.records import Dataset, ImageRecord
-from multibox.data.write_report import WriteReport, counted, shortest, start_folder
+from multibox.data.write_report import WriteReport, shortest, start_folder
+from multibox.errors import counted
 from multibox.files import atomic_path, atomic_write
 
 __all__ = ["write"]
