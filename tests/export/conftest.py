@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_shape_checks() -> Iterator[None]:
+    """Without those of the tests, which would make torch's exporter take the batch of its example for the only one."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @dataclass(frozen=True)

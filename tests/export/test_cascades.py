@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("onnx", reason="the export extra is not installed")
 
-import jaxtyping
 import toy_cascades
 from torch import nn
 
@@ -64,22 +61,10 @@ def found_by_torch(name: str) -> list[Detections]:
     return detector.predict(pictures(), conf=card.postprocess.score_threshold)
 
 
-@contextmanager
-def without_shape_checks() -> Iterator[None]:
-    """Without those of the tests, which would make torch's exporter take the batch of its example for the only one."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", before)
-
-
 @cache
 def converted(name: str, module: str, batch: int | None) -> Any:
     row = next(row for row in FORMATS.values() if row.module == module)
-    with without_shape_checks():
-        return row.writer.convert_network(*cascade(name), batch=batch)
+    return row.writer.convert_network(*cascade(name), batch=batch)
 
 
 def written(path: Path, name: str, row: Format, layout: Layout) -> Path:

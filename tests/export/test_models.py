@@ -11,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 pytest.importorskip("onnx", reason="the export extra is not installed")
 
+import toy_cascades  # noqa: F401  (registers them)
+
 from multibox.export.heads import HEADS
 from multibox.export.layout import Layout, metadata_of
 from multibox.export.onnx import compose, write_onnx
