@@ -55,6 +55,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_commands_run_in_the_order_of_the_readme(place: Path) -> None:
     assert len(COMMANDS) >= 10
     runner = place / "multibox"

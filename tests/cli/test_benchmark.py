@@ -94,6 +94,7 @@ def thrice(run_engine: Callable[[Any], Any], images: Any) -> Any:
     return [run_engine(images) for _ in range(3)][-1]
 
 
+@pytest.mark.slow
 def test_the_fastest_of_several_is_noted(call: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With two stand-ins for engines that open the same file."""
     from multibox.inference.engines import choice

@@ -580,6 +580,7 @@ def in_terminal(args: list[str], cwd: Path) -> tuple[int, str]:
     return process.returncode, shown.decode()
 
 
+@pytest.mark.slow
 @needs_posix
 def test_a_bar_in_a_terminal_for_many_pictures(tmp_path: Path) -> None:
     for i in range(12):

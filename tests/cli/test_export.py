@@ -41,6 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 TINY = ("tinyssd256", "imgsz=64,96")
 
 
+@pytest.mark.slow
 def test_the_file_predicts_and_the_report_lies_beside_it(run: Any) -> None:
     code, out, err = run(*TINY, "output=made/tiny.onnx")
     assert code == 0, err
@@ -52,6 +53,7 @@ def test_the_file_predicts_and_the_report_lies_beside_it(run: Any) -> None:
     assert Detector("made/tiny.onnx").card.preprocess.size_hw == (64, 96)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_file_with_a_fixed_batch_takes_any_number_of_pictures(engine: str, run: Any) -> None:
     if engine == "openvino":
@@ -68,6 +70,7 @@ def test_a_file_with_a_fixed_batch_takes_any_number_of_pictures(engine: str, run
     assert [len(found) for found in fixed.stream(pictures, batch=4)] == [len(fixed(picture)) for picture in pictures]
 
 
+@pytest.mark.slow
 def test_frigate_takes_pictures_of_the_networks_size_and_has_a_label_file(run: Any) -> None:
     code, out, err = run(*TINY, "head=frigate", "max_det=20", "conf=0.3", "--json")
     assert code == 0, err
@@ -81,6 +84,7 @@ def test_frigate_takes_pictures_of_the_networks_size_and_has_a_label_file(run: A
     assert labels == "0  background\n1  class 0\n"
 
 
+@pytest.mark.slow
 def test_a_broken_export_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     compose = onnx_format.compose
 
@@ -100,6 +104,7 @@ def test_a_broken_export_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+@pytest.mark.slow
 def test_a_triton_repository_that_is_broken_is_refused_whole(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*TINY, "format=triton", "head=nms", "preprocess=true")
     write = triton.write
@@ -149,6 +154,7 @@ def write_dataset(folder: Path) -> Path:
     return folder / "boxes.csv"
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_read_are_counted(run: Any, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     broken = data.parent / "2.png"
@@ -164,6 +170,7 @@ def test_int8_without_a_layer_in_int8_is_refused() -> None:
     assert failure.startswith("int8: AP falls by less than max_drop only with every layer in float32")
 
 
+@pytest.mark.slow
 def test_int8_end_to_end(run: Any, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     code, out, err = run(*TINY, "format=onnx-int8", "head=nms", "preprocess=true", f"data={data}", "max_drop=1")

@@ -88,6 +88,7 @@ def data(dataset: Dataset, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["yolo", "coco", "voc"])
 def test_train_then_predict_and_val(format: str, run: Run, dataset: Dataset, tmp_path: Path) -> None:
     write_dataset(dataset, tmp_path / "data", format=format, copy="true")
@@ -118,6 +119,7 @@ def test_train_then_predict_and_val(format: str, run: Run, dataset: Dataset, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"plain.toml", "data", "runs"}
 
 
+@pytest.mark.slow
 def test_the_configuration_left_behind_gives_the_same_weights(run: Run, data: Path) -> None:
     assert run("train", "data", "recipe=plain.toml", *SMALL, "optimizer=adamw", "lr0=0.002", "seed=3").code == 0
     recipe = Path("runs/train/config.toml")
@@ -136,6 +138,7 @@ def test_the_configuration_left_behind_gives_the_same_weights(run: Run, data: Pa
     assert read_safetensors_card(Path("runs/train/weights/best.safetensors")).training["config"] == recipe.read_text()
 
 
+@pytest.mark.slow
 def test_a_model_file_can_be_trained_further(run: Run, data: Path) -> None:
     assert run("train", "data", "recipe=plain.toml", *SMALL, "epochs=1").code == 0
     again = "runs/train/weights/best.safetensors"
@@ -269,6 +272,7 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
     assert b"training needs the package 'torch'; install it with: pip install 'multibox[train]'" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
 def test_interrupted_from_a_terminal(data: Path, tmp_path: Path) -> None:
     """A real program, interrupted as Ctrl-C does it: the whole group of processes."""

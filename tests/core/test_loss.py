@@ -227,6 +227,7 @@ def test_arguments_are_left_alone():
     assert all(t.equal(b) for t, b in zip(tensors, before, strict=True))
 
 
+@pytest.mark.slow
 def test_descent_finds_the_object():
     anchors_cxcywh = anchors(60)
     stage = random_stage(1, 60, CLASSES + 1)
@@ -379,6 +380,7 @@ def test_box_losses_of_hostile_predictions_are_finite(box_loss, size):
     assert stage.offsets.grad.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou", "ciou"])
 def test_descent_on_any_box_loss_finds_the_object(box_loss):
     anchors_cxcywh = anchors(60)

@@ -33,6 +33,7 @@ DRAW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAW)
 @pytest.mark.parametrize("classes", [1, 3, 80])
 def test_plots_are_legible_pictures_for_any_number_of_classes(name, classes, tmp_path) -> None:

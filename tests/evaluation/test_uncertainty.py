@@ -72,6 +72,7 @@ def test_intervals_narrow_with_more_pictures_and_lower_level() -> None:
     assert width(bootstrap(few, metrics=["ap50"], resamples=200, level=0.5)) < wide
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     world = {"classes": 3, "objects": 5, "extra": 2, "shift": 0.08}
     population = random_set(999, pictures=3000, **world)

@@ -174,6 +174,7 @@ def test_val_on_a_full_disk_leaves_no_part_of_a_file(
     assert 0 not in left.values()
 
 
+@pytest.mark.slow
 def test_val_and_compare_on_the_command_line(tmp_path: Path) -> None:
     write_dataset(dataset(tmp_path / "pictures"), tmp_path / "data.json", format="coco")
     assert len(read_dataset(tmp_path / "data.json")) == 3
@@ -211,6 +212,7 @@ def test_val_and_compare_on_the_command_line(tmp_path: Path) -> None:
     assert "different pictures or objects" in done.stderr
 
 
+@pytest.mark.slow
 def test_val_says_what_the_data_lost_and_refuses_early(tmp_path: Path) -> None:
     write_dataset(dataset(tmp_path / "pictures"), tmp_path / "data.json", format="coco")
     content = json.loads((tmp_path / "data.json").read_text())
@@ -226,6 +228,7 @@ def test_val_says_what_the_data_lost_and_refuses_early(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "early").exists()
 
 
+@pytest.mark.slow
 def test_the_printed_best_confidence_keeps_the_detection_it_is_the_score_of(tmp_path: Path) -> None:
     write_dataset(dataset(tmp_path / "pictures", ("chelsea",)), tmp_path / "data.json", format="coco")
     assert multibox("val", "ssdlite300-coco", "data.json", "resamples=0", cwd=tmp_path).returncode == 0
@@ -259,6 +262,7 @@ def test_aliases_settle_what_names_do_not(detector: Detector, tmp_path: Path) ->
     assert validate(detector, pair, aliases={"tv": "television"}).data.class_map.names == ("television", "cat")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "ap", "ap50"), [("coco_val128", 0.3805, 0.5492), ("voc_sample", 0.4748, 0.7178)])
 def test_the_shipped_model_is_healthy_on_real_data(
     detector: Detector, data_folder: Path, name: str, ap: float, ap50: float

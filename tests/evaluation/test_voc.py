@@ -101,6 +101,7 @@ prediction = st.tuples(box, label, st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 picture = st.tuples(st.lists(true_object, max_size=5), st.lists(prediction, max_size=7))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(picture, max_size=4))
 def test_equals_plain_loops_anywhere(pictures) -> None:

@@ -13,16 +13,18 @@ pytest.importorskip("onnx", reason="the export extra is not installed")
 
 import toy_cascades  # noqa: F401  (registers them)
 
+from multibox.catalogue import CATALOGUE
 from multibox.export.heads import HEADS
 from multibox.export.layout import Layout, metadata_of
 from multibox.export.onnx import compose, write_onnx
 from multibox.export.verify.check import verify
 from multibox.export.verify.samples import drawn_pictures
+from multibox.inference import Detector
 from multibox.models import list_models
 from multibox.pictures.read import read_picture
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
-FEW = 3
+FEW = 2
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,7 @@ def sixteen(request: pytest.FixtureRequest) -> list[np.ndarray]:
 
 TINY, SIZE_HW, BATCH = "tinyssd256", (96, 64), 3
 # Near the smallest size that the network has; its own where none is given, as of a new one.
+SHIPPED = {"ssdlite300_mobilenetv2": "ssdlite300-coco"}
 SMALLER = {TINY: SIZE_HW, "ssd300_vgg16": (275, 280), "ssd512_vgg16": (385, 390)}
 
 
@@ -51,6 +54,7 @@ def check(made: Any, layout: Layout, tmp_path: Path, pictures: list[np.ndarray])
     assert {row.output for row in report.tensors} == {"network_input", "offsets", "logits"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_free_batch(head: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
     layout = Layout(head, 1 if HEADS[head].single else None, preprocess=head in ("nms", "decoded"))
@@ -63,8 +67,21 @@ def test_fixed_batch(head: str, tmp_path: Path, sixteen: list[np.ndarray], expor
     check(exported(TINY, SIZE_HW), layout, tmp_path, sixteen[: BATCH + 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 def test_every_registered_network(name: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
-    made = exported(name, SMALLER.get(name))
+    made = exported(SHIPPED.get(name, name), SMALLER.get(name))
     for layout in (Layout("raw"), Layout("nms", preprocess=True)):
         check(made, layout, tmp_path, sixteen[:FEW])
+
+
+@pytest.mark.slow
+def test_the_shipped_onnx_is_the_export_of_the_shipped_weights(tmp_path: Path, exported: Any) -> None:
+    made = exported("ssdlite300-coco")
+    assert "Pad" not in {node.op_type for node in made.network.graph.node}  # same padding costs no node
+    path = tmp_path / "again.onnx"
+    write_onnx(compose(made.network, made.card, Layout("raw")), path, metadata_of(made.card, Layout("raw")))
+    shipped, again = Detector(CATALOGUE["ssdlite300-coco"].path(".onnx")), Detector(path)
+    for example in EXAMPLES:
+        for ours, theirs in zip(shipped.raw(example), again.raw(example), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

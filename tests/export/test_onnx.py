@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +11,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 onnx = pytest.importorskip("onnx", reason="the export extra is not installed")
 
-from multibox.catalogue import CATALOGUE
 from multibox.errors import ContractError, ModelFileError
 from multibox.export.onnx import export_onnx
 from multibox.inference import Detector
 from multibox.models import create_model
 from multibox.spec.card import METADATA_KEY
 from multibox.spec.classes import ClassMap
-from multibox.weights import load_detector, make_card
+from multibox.weights import make_card
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 
@@ -33,12 +31,10 @@ def written(tmp_path: Path, name: str, **arguments: object):
     return network, card, path
 
 
-@pytest.mark.parametrize(
-    ("name", "size_hw"),
-    [("ssdlite300_mobilenetv2", [141, 206]), ("tinyssd256", [256, 256]), ("ssd300_vgg16", [275, 300])],
-)
-def test_the_file_gives_the_networks_numbers(tmp_path: Path, name: str, size_hw: list[int]) -> None:
-    network, card, path = written(tmp_path, name, size_hw=size_hw)
+@pytest.mark.slow
+def test_an_odd_size_gives_the_networks_numbers(tmp_path: Path) -> None:
+    size_hw = [141, 206]
+    network, card, path = written(tmp_path, "ssdlite300_mobilenetv2", size_hw=size_hw)
     detector = Detector(path)
     assert detector.card == card
     images = torch.randn(3, 3, *size_hw)
@@ -51,6 +47,7 @@ def test_the_file_gives_the_networks_numbers(tmp_path: Path, name: str, size_hw:
         np.testing.assert_allclose(logits, expected.logits.numpy(), rtol=0, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_export_is_deterministic_and_clean(tmp_path: Path) -> None:
     _, card, path = written(tmp_path, "tinyssd256", size_hw=[64, 64])
     first = path.read_bytes()
@@ -70,21 +67,6 @@ def test_export_is_deterministic_and_clean(tmp_path: Path) -> None:
     assert str(Path(torch.__file__).parent).encode() not in first
 
 
-def test_same_padding_costs_no_pad_node(exported: Any) -> None:
-    assert "Pad" not in {node.op_type for node in exported("ssdlite300-coco").network.graph.node}
-
-
-def test_the_shipped_onnx_is_the_export_of_the_shipped_weights(tmp_path: Path) -> None:
-    entry = CATALOGUE["ssdlite300-coco"]
-    network, card = load_detector(entry.path(".safetensors"))
-    path = tmp_path / "again.onnx"
-    export_onnx(network, card, path)
-    shipped, again = Detector(entry.path(".onnx")), Detector(path)
-    for example in EXAMPLES:
-        for ours, theirs in zip(shipped.raw(example), again.raw(example), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_engines_agree_on_the_examples(engine: str) -> None:
     reference, other = Detector(), Detector(engine=engine)
@@ -96,6 +78,7 @@ def test_engines_agree_on_the_examples(engine: str) -> None:
         np.testing.assert_allclose(ours.boxes_xyxy, theirs.boxes_xyxy, rtol=0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_refusals(tmp_path: Path) -> None:
     network, card, path = written(tmp_path, "tinyssd256", size_hw=[64, 64])
     with pytest.raises(ContractError, match=r"ends in \.onnx"):

@@ -36,6 +36,7 @@ def written(made: Any, path: Path, layout: Layout | None = None) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_engine_agrees_with_eager_torch(tmp_path: Path, exported: Any) -> None:
     made = exported()
     path = written(made, tmp_path / "a.xml")
@@ -95,6 +96,7 @@ def test_importing_openvino_sends_no_report() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="the quantize extra is not installed")
 @pytest.mark.parametrize("head", ["nms", "tflite4"])
 def test_int8_leaves_heads_and_preprocessing_alone(head: str, tmp_path: Path, exported: Any) -> None:

@@ -123,6 +123,7 @@ def pointwise(exported: Any) -> OnnxQuantizer:
     return OnnxQuantizer(made.network, made.card, drawn_pictures()[:3])
 
 
+@pytest.mark.slow
 def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: OnnxQuantizer) -> None:
     network, inputs, quantizer = pointwise.network, pointwise.inputs, pointwise
     assert quantizer.always_float == []
@@ -140,6 +141,7 @@ def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: OnnxQuantizer
         assert snr_db(before, theirs) > 20
 
 
+@pytest.mark.slow
 def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(pointwise: OnnxQuantizer) -> None:
     """Apart from 8-bit weights and a bias in units of the product, nothing is rounded."""
     network, inputs, quantizer = pointwise.network, pointwise.inputs, pointwise
@@ -162,6 +164,7 @@ def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(point
         np.testing.assert_allclose(given, expected, rtol=0, atol=half + 1e-4)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_batch_do_not_mix(pointwise: OnnxQuantizer) -> None:
     import onnxruntime
 
@@ -173,6 +176,7 @@ def test_pictures_of_a_batch_do_not_mix(pointwise: OnnxQuantizer) -> None:
             np.testing.assert_allclose(all_of_them[row], one[0], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_head_whose_input_is_float_stays_float(pointwise: OnnxQuantizer) -> None:
     network, inputs, quantizer = pointwise.network, pointwise.inputs, pointwise
     name = last_of(network)[0]

@@ -170,6 +170,7 @@ def labelled_by_the_model(classes: ClassMap) -> Dataset:
     return Dataset.from_records(records, classes, root=Path("/"))
 
 
+@pytest.mark.slow
 def test_int8_is_judged_by_accuracy_and_names_the_classes(tmp_path: Path) -> None:
     from multibox.export.int8_onnx import OnnxQuantizer
 
@@ -190,6 +191,7 @@ def test_int8_is_judged_by_accuracy_and_names_the_classes(tmp_path: Path) -> Non
     assert "; most in " in broken.failures[0]
 
 
+@pytest.mark.slow
 def test_what_fails_leaves_an_earlier_export_alone(tmp_path: Path) -> None:
     aside, path = tmp_path / "aside", tmp_path / "a.onnx"
     aside.mkdir()
@@ -213,6 +215,7 @@ def test_what_fails_leaves_an_earlier_export_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("a.onnx.rejected*"))
 
 
+@pytest.mark.slow
 def test_an_export_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt

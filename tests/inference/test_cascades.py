@@ -149,6 +149,7 @@ def test_the_cascades_are_worth_a_test(
         require_equal(detector(PICTURES[0], conf=CONF, max_det=MAX_DET), expected[PICTURES[0].name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_gives_what_plain_loops_give(
     engine: str, cascade: tuple[DetectionNetwork, ModelCard], expected: dict[str, list[Row]], tmp_path: Path

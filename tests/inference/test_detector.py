@@ -218,6 +218,7 @@ def test_threads_of_the_torch_engine_are_its_own() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_the_compiled_engine_gives_what_the_eager_one_gives(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the train extra is not installed")
     if shutil.which("c++") is None and shutil.which("g++") is None:

@@ -39,6 +39,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Detector, str]:
     return Detector("ssdlite300-coco", engine=engine), storage
 
 
+@pytest.mark.slow
 def test_every_anchor_of_every_picture(case: tuple[Detector, str], reference_folder: Path) -> None:
     detector, storage = case
     score_limit, box_limit = TOLERANCE[storage]

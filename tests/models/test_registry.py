@@ -63,6 +63,7 @@ def test_boxes_at_the_nominal_size(name: str) -> None:
     assert summary["parameters"] == sum(p.numel() for p in detector.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 7])
 @pytest.mark.parametrize("name", DEFAULT_BOXES)
 def test_any_size_and_class_count(name: str, classes: int) -> None:
@@ -83,6 +84,7 @@ def test_any_size_and_class_count(name: str, classes: int) -> None:
     assert (centres < 1.02).all()  # the original steps, at their own size, put the last centres just outside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULT_BOXES)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     torch.manual_seed(0)
@@ -99,6 +101,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     assert len(moving) > 0.5 * len(list(detector.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULT_BOXES)
 def test_pictures_without_objects_train_the_background(name: str) -> None:
     torch.manual_seed(0)

@@ -76,6 +76,7 @@ def iou(a: Any, b: Any) -> float:
 # --- boxes stay on their pixels ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picture_hw", [(480, 640), (133, 91), (200, 200)])
 @pytest.mark.parametrize(("size_hw", "resize"), [((300, 300), "stretch"), *(((128, 352), way) for way in RESIZES)])
 @pytest.mark.parametrize("interpolation", [0.0, 1.0])

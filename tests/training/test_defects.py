@@ -45,6 +45,7 @@ def test_the_overlap_of_a_half_is_among_the_crops() -> None:
     assert AugmentOptions().crop_overlaps == (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("builder", ["ssd300_vgg16", "ssd512_vgg16", "ssdlite300_mobilenetv2", "tinyssd256"])
 def test_default_boxes_follow_the_input_and_not_the_classes(builder: str) -> None:
     spec = create_model(builder).spec.preprocess.size_hw

@@ -21,6 +21,7 @@ from multibox.training.loop import Trainer
 from multibox.training.run import prepared
 
 
+@pytest.mark.slow
 def test_finding_a_batch(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,6 +41,7 @@ def test_finding_a_batch(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_networks_that_refuse_single_pictures_begin_with_two(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

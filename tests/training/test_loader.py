@@ -130,6 +130,7 @@ def half_grey(sample: Sample, rng: np.random.Generator) -> Sample:
     return Sample(rgb, sample.boxes_xyxy, sample.labels, sample.ignore)
 
 
+@pytest.mark.slow
 def test_pictures_can_be_sent_to_a_spawned_worker(pictures: Path) -> None:
     made = training_pictures(pictures, cache=open_cache("ram", 1, workers=1, path=Path(), sizes_hw=None))
     assert_equal(batches_of(pickle.loads(pickle.dumps(made)), 1), batches_of(made, 1))
@@ -419,6 +420,7 @@ def test_the_seed_changes_the_augmentation(pictures: Path) -> None:
     assert config(pictures).run.seed == 0
 
 
+@pytest.mark.slow
 def test_nothing_of_the_batches_is_left_when_the_interpreter_goes() -> None:
     """Else torch may print an error for each that workers have handed over, depending on what it takes down first."""
     code = """

@@ -87,6 +87,7 @@ def plain_loop(options: TrainConfig) -> dict[str, torch.Tensor]:
     return detector.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -110,6 +111,7 @@ def test_the_weights_are_those_of_a_plain_loop(changes: dict[str, Any], pictures
     assert card.preprocess.size_hw == options.model.size_hw()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(pictures: Path, tmp_path: Path) -> None:
     found = []
     for number, seed in enumerate((5, 5, 6)):
@@ -121,6 +123,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(pictures: Pat
     assert weights[0] != weights[2]
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path: Path) -> None:
     data = write_pictures(tmp_path, count=8)
     result = train(
@@ -136,6 +139,7 @@ def test_training_learns(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ without objects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["tinyssd256", "ssdlite300_mobilenetv2"])
 @pytest.mark.parametrize("crowds", [False, True])
 def test_a_batch_without_objects_gives_a_finite_loss_and_a_gradient(
@@ -156,6 +160,7 @@ def test_a_batch_without_objects_gives_a_finite_loss_and_a_gradient(
         assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0
 
 
+@pytest.mark.slow
 def test_an_epoch_mostly_without_objects_is_learnt(tmp_path: Path) -> None:
     data = write_pictures(tmp_path)
     for label in sorted((data / "labels" / "train").iterdir())[1:]:
@@ -192,6 +197,7 @@ def test_steps_and_epochs_are_reported(pictures: Path, tmp_path: Path) -> None:
     assert set(recorder.rows[-1]) == set(COLUMNS)
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_val(pictures: Path, tmp_path: Path) -> None:
     from multibox.evaluation import evaluate_coco, validate
     from multibox.inference import Detector
@@ -362,6 +368,7 @@ def test_the_learning_rate_told_is_that_of_the_schedule(pictures: Path, tmp_path
     assert recorder.steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "imgsz", "single"), [("ssdlite300_mobilenetv2", 256, True), ("tinyssd256", 64, False)]
 )
@@ -461,6 +468,7 @@ def test_a_mosaic_run(pictures: Path, tmp_path: Path) -> None:
     assert train(options, folder=tmp_path).finished
 
 
+@pytest.mark.slow
 def test_reduced_precision_and_compilation_are_asked_for(pictures: Path, tmp_path: Path) -> None:
     result = train(config(pictures, amp="bf16"), folder=tmp_path)
     assert all(math.isfinite(row["loss"]) for row in result.history)

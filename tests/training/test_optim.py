@@ -196,6 +196,7 @@ def test_frozen_parts_stay_as_they_are_in_training(norm: bool) -> None:
 # ------------------------------------------------------------------------------------------------ average
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.0, 0.6])
 def test_the_average_is_that_of_a_loop(decay: float) -> None:
     torch.manual_seed(0)

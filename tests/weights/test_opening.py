@@ -77,6 +77,7 @@ def test_a_builder_gives_the_same_random_weights_each_time_and_leaves_torch_s_se
     assert not first.training
 
 
+@pytest.mark.slow
 def test_builder_arguments_are_kept_in_the_card_the_file_and_a_fine_tuning(tmp_path: Path) -> None:
     network, card = open_model("ssd300_vgg16", num_classes=2, **SCALES)
     assert card.arguments == {"num_classes": 2, **SCALES}
@@ -104,6 +105,7 @@ def test_training_takes_builder_arguments_and_writes_them_into_its_configuration
         merge(config, {"arguments": "scales=coco"})
 
 
+@pytest.mark.slow
 def test_another_input_size_keeps_the_weights_of_a_model() -> None:
     (own, card), (other, made) = open_model("ssdlite300-coco"), open_model("ssdlite300-coco", size_hw=(192, 256))
     assert made.preprocess == dataclasses.replace(card.preprocess, size_hw=(192, 256))

@@ -568,7 +568,8 @@ def _say_once(text: str) -> None:
     """Log a warning about a picture, which may be read again and again."""
     if text not in _said and len(_said) < _MOST_SAID:
         _said.add(text)
-        logging.getLogger("multibox").warning("%s", text)
+        last = "; further pictures of this kind are not named" if len(_said) == _MOST_SAID else ""
+        logging.getLogger("multibox").warning("%s%s", text, last)
 
 
 def _rgb_of_deep_grey(image: Image.Image) -> NDArray[np.uint8]:
