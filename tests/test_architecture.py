@@ -14,19 +14,24 @@ SOURCE = Path(__file__).parents[1] / "src" / "multibox"
 
 # The floor of each part. A module imports parts of lower floors and its own part; SIDEWAYS lists what else.
 LAYERS = {
-    **dict.fromkeys(["errors", "cpus", "files", "html", "quiet", "catalogue"], 0),
+    **dict.fromkeys(["errors", "cpus", "devices", "files", "run_folders", "html", "quiet", "catalogue"], 0),
     **dict.fromkeys(["spec", "pictures"], 1),
     **dict.fromkeys(["core", "data", "inference"], 2),
     **dict.fromkeys(["models", "doctor", "evaluation", "benchmark"], 3),
     "weights": 4,
     **dict.fromkeys(["training", "export"], 5),
-    **dict.fromkeys(["explain", "serve", "tracking", "cluster"], 6),
+    **dict.fromkeys(["explain", "serve", "tracking", "cluster", "verbs"], 6),
     "cli": 7,
     **dict.fromkeys(["__init__", "__main__"], 8),
 }
 SIDEWAYS = {"spec": {"pictures"}, "pictures": {"spec"}}
-# The one engine that computes with torch reads its files through `weights`, inside functions.
-UPWARD_INSIDE_FUNCTIONS = {("inference/engines/torch.py", "weights"), ("inference/engines/torch.py", "models")}
+# The one engine that computes with torch reads its files through `weights`, inside functions. The package `export` bears
+# the name of a public function and passes calls on to it.
+UPWARD_INSIDE_FUNCTIONS = {
+    ("inference/engines/torch.py", "weights"),
+    ("inference/engines/torch.py", "models"),
+    ("export/__init__.py", "verbs"),
+}
 # The two lowest floors and the engines of the base install load nothing heavy, wherever the import stands.
 BASE_ONLY = {"numpy", "PIL", "onnxruntime", "click", "multibox"}
 OPTIONAL_INSIDE_FUNCTIONS = {"torch", "torchvision", "supervision", "safetensors"}

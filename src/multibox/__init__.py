@@ -4,6 +4,9 @@
 >>> detector = multibox.Detector("ssdlite300-coco")
 >>> detector("cat.jpg").save("cat-boxes.jpg")
 
+`train`, `validate` and `export` do what the commands of these names do, `read_dataset` reads annotated pictures, and
+`create_model` builds a network.
+
 Public names are loaded when they are first used; importing the package loads neither torch nor onnxruntime.
 """
 
@@ -11,10 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multibox.data import read_dataset
     from multibox.errors import MultiboxError
     from multibox.inference.detector import Detector, load
+    from multibox.models.registry import create_model
     from multibox.spec.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
     from multibox.spec.detections import Detection, Detections
+    from multibox.verbs import export, train, validate
 
 __version__ = "0.1.0"
 
@@ -27,7 +33,12 @@ __all__ = [
     "Detector",
     "MultiboxError",
     "__version__",
+    "create_model",
+    "export",
     "load",
+    "read_dataset",
+    "train",
+    "validate",
 ]
 
 _HOMES = {
@@ -38,7 +49,12 @@ _HOMES = {
     "Detections": "multibox.spec.detections",
     "Detector": "multibox.inference.detector",
     "MultiboxError": "multibox.errors",
+    "create_model": "multibox.models.registry",
+    "export": "multibox.verbs",
     "load": "multibox.inference.detector",
+    "read_dataset": "multibox.data",
+    "train": "multibox.verbs",
+    "validate": "multibox.verbs",
 }
 
 

@@ -221,3 +221,19 @@ def test_the_help_names_every_detector_to_compare_with(call: Run) -> None:
     status, out, _ = call("--help")
     assert status == 0
     assert f"all, or some of {', '.join(contenders.TORCHVISION)}." in " ".join(out.split())
+
+
+@pytest.mark.slow
+def test_a_file_with_a_fixed_batch_is_timed_on_as_many_pictures(call: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="the export extra is not installed")
+    import multibox
+
+    path = tmp_path / "four.onnx"
+    assert multibox.export("tinyssd256", imgsz=64, batch=4, output=path).report.passed
+    code, out, _ = call(path, "engine=onnxruntime", "seconds=0.01", "threads=1", "json=true")
+    assert code == 0
+    found = json.loads(out)
+    (row,) = found["rows"]
+    assert row["batch"] == 4
+    assert row["pictures_per_s"] == pytest.approx(4e3 / row["total_ms"]["p50"], rel=0.9)
+    assert any("takes 4 at once" in note for note in found["notes"])

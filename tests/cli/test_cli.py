@@ -32,7 +32,7 @@ from multibox.cli import main
 from multibox.cli.info import render
 from multibox.errors import install_command
 from multibox.inference.engines.onnxruntime import OrtEngine
-from multibox.pictures.sources import RUN_MARKER
+from multibox.run_folders import RUN_MARKER
 from multibox.spec.card import METADATA_KEY, ModelCard, read_safetensors_card
 from multibox.spec.classes import COCO_CLASSES
 from multibox.spec.detections import Detections
@@ -688,10 +688,10 @@ def test_info_at_another_size(run: Run, imgsz: str) -> None:
         (["none.onnx"], "none.onnx: no such model file; check the path"),
         (["folder"], "folder: is a folder; name the model file inside it"),
         (["ssdlite300-coco", "num_classes=3"], "ssdlite300-coco has weights, which settle num_classes; leave that out"),
-        (["ssd300_vgg16", "imgsz=300,abc"], "imgsz must be one number of pixels or height,width, got '300,abc'"),
-        (["ssd300_vgg16", "imgsz="], "imgsz must be one number"),
-        (["ssd300_vgg16", "imgsz=0"], "imgsz must be one number"),
-        (["ssd300_vgg16", "imgsz=1,2,3"], "imgsz must be one number"),
+        (["ssd300_vgg16", "imgsz=300,abc"], "imgsz='300,abc': write one side (320) or height x width"),
+        (["ssd300_vgg16", "imgsz="], "imgsz='': write one side"),
+        (["ssd300_vgg16", "imgsz=0"], "imgsz='0': write one side"),
+        (["ssd300_vgg16", "imgsz=1,2,3"], "imgsz='1,2,3': write one side"),
         (["ssd300_vgg16", "imgsz=10"], "is too small for this network"),
         (["ssd300_vgg16", "ratios=2"], "7 scales make 6 levels, but ratios are given for 1"),
         (["ssd300_vgg16", "ratios=0/2/2/2/2/2"], "ratios must be positive numbers, got 0"),

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multibox.cli.outputs import Outputs, discard_empty_folder, new_run_folder, open_outputs
+from multibox.cli.outputs import Outputs, open_outputs
 from multibox.data import read_dataset
 from multibox.errors import ImageError, MultiboxError, OptionError
 from multibox.pictures.read import picture_size_hw
-from multibox.pictures.sources import RUN_MARKER, Source, expand_sources
+from multibox.pictures.sources import Source, expand_sources
+from multibox.run_folders import RUN_MARKER, discard_empty_folder, new_run_folder
 from multibox.spec.classes import ClassMap
 from multibox.spec.detections import Detections
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -236,9 +237,33 @@ def test_a_data_set_without_objects_is_refused(run: Run, data: Path, tmp_path: P
 def test_unreadable_pictures_are_counted_at_the_end(run: Run, data: Path) -> None:
     sorted((data / "images" / "train").iterdir())[2].write_bytes(b"")
     said = run("train", "data", "recipe=plain.toml", *SMALL)
-    assert said.code == 0
+    assert said.code == 1
     assert said.err.count("; another picture takes its place") == 1
     assert said.err.splitlines()[-1] == "1 picture could not be read; `multibox check` names them"
+
+
+def test_lost_boxes_and_a_kept_start_are_said_at_the_end(run: Run, data: Path) -> None:
+    labels = sorted((data / "labels" / "train").iterdir())
+    labels[0].write_text(labels[0].read_text() + "0 0.5 0.5 wide 0.1\n")
+    said = run("train", "data", "recipe=plain.toml", *SMALL)
+    assert said.code == 1
+    assert "1 box could not be read and were not learnt; `multibox check` names them" in said.err
+    model = "model=runs/train/weights/best.safetensors"
+    said = run("train", "data", "recipe=plain.toml", *SMALL, model, "imgsz=", "lr0=1e-12", "ema=0")
+    assert said.code == 1
+    assert "epoch 0/2  the start, before the first step  AP50 " in said.err
+    assert said.out.startswith("no epoch scored above the start (AP ")
+    assert "best weights (after epoch 0): runs/train-2/weights/best.safetensors" in said.out
+
+
+def test_the_report_of_the_best_weights_is_left(run: Run, data: Path) -> None:
+    said = run("train", "data", "recipe=plain.toml", *SMALL, "plots=true")
+    assert said.code == 0
+    assert "report of the best weights: runs/train/val/report.html" in said.err
+    metrics = json.loads(Path("runs/train/val/metrics.json").read_text())
+    with Path("runs/train/results.csv").open(newline="") as file:
+        history = list(csv.DictReader(file))
+    assert metrics["summary"]["AP"] == pytest.approx(max(float(row["AP"]) for row in history), abs=1e-6)
 
 
 def test_quiet_means_quiet(run: Run, data: Path) -> None:
@@ -291,7 +316,7 @@ def test_interrupted_from_a_terminal(data: Path, tmp_path: Path) -> None:
         said = []
         for line in program.stderr:
             said.append(line)
-            if line.startswith("epoch 2/") and program.poll() is None:
+            if line.startswith("epoch 1/") and program.poll() is None:
                 os.killpg(program.pid, signal.SIGINT)
         assert program.wait(30) == 130
     assert said.count("SIGINT: saving after this step\n") == 1

@@ -93,3 +93,12 @@ def test_detections_change_their_classes_and_lose_what_has_no_place() -> None:
     assert dropped == {"zebra": 2}
     with pytest.raises(ClassMapError, match="of the mapping"):
         mapping.apply(after)
+
+
+def test_without_strictness_only_the_ambiguous_names_need_to_be_the_same() -> None:
+    source = ClassMap(("sofa", "dog", "tv", "television"))
+    target = ClassMap(("Sofa", "SOFA", "Dog", "television"))
+    found = map_classes(source, target, strict=False)
+    assert found.mapped == (("dog", "Dog"), ("television", "television"))
+    with pytest.raises(ClassMapError, match="fits the data classes"):
+        map_classes(source, target)

@@ -21,7 +21,7 @@ from multibox.cli.val import command as val
 from multibox.data import Dataset, ImageRecord, read_dataset, write_dataset
 from multibox.errors import ClassMapError, ContractError, MultiboxError
 from multibox.evaluation import load_evaluation, save_evaluation, validate
-from multibox.pictures.sources import RUN_MARKER
+from multibox.run_folders import RUN_MARKER
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # What the shipped model finds on the examples, rounded to whole pixels, as truth in VOC's spelling of the classes.
@@ -199,6 +199,11 @@ def test_val_and_compare_on_the_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "conf was 0.01 in A and 0.9 in B" in done.stderr
     assert json.loads(done.stdout)["differing_settings"] == {"conf": [0.01, 0.9]}
+    newest = multibox("compare", "--json", "resamples=20", cwd=tmp_path)
+    assert json.loads(newest.stdout) == json.loads(done.stdout)
+    one = multibox("compare", "runs/val-2", "--json", "resamples=20", cwd=tmp_path)
+    assert json.loads(one.stdout)["differing_settings"] == {"conf": [0.9, 0.01]}
+    assert "has too few runs" in multibox("compare", "--project=elsewhere", cwd=tmp_path).stderr
     difference = next(d for d in json.loads(done.stdout)["differences"] if d["metric"] == "ap50")
     assert difference["a"] == pytest.approx(1)
     assert difference["b"] < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -262,3 +263,14 @@ class Commands:
 
 def run_all(commands: Sequence[Command]) -> list[int]:
     return [command.wait() for command in commands]
+
+
+def start_two(commands: Any, *given: str | Path, cwd: Path, first: str = "") -> list[Command]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        commands(*given, cwd=cwd, first=first, environment={**common, "RANK": str(r), "LOCAL_RANK": str(r)})
+        for r in range(2)
+    ]

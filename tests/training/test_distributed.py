@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from short_runs import ALONE, Command, arguments, assert_same_run, run_all, state_of, write_pictures
+from short_runs import ALONE, arguments, assert_same_run, run_all, start_two, state_of, write_pictures
 
 from multibox.errors import OptionError
 from multibox.training.distributed import Processes, processes
@@ -49,17 +48,6 @@ def update(self, rate=None):
         os.kill(os.getpid(), signal.SIGTERM)
 Trainer.update = update
 """
-
-
-def start_two(commands: Any, *given: str | Path, cwd: Path, first: str = "") -> list[Command]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        commands(*given, cwd=cwd, first=first, environment={**common, "RANK": str(r), "LOCAL_RANK": str(r)})
-        for r in range(2)
-    ]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from short_runs import config
+from short_runs import arguments, config, run_all, start_two
 
 from multibox.errors import OptionError
 from multibox.training import finders
 from multibox.training.failures import TrainingError
 from multibox.training.finders import RateRow, find, find_batch, find_rate, free_memory, suggested_rate
 from multibox.training.loop import Trainer
-from multibox.training.run import prepared
+from multibox.training.preparation import prepared
 
 
 @pytest.mark.slow
@@ -49,8 +50,7 @@ def test_networks_that_refuse_single_pictures_begin_with_two(
     monkeypatch.setattr(finders, "LARGEST_BATCH", 2)
 
     def make(batch: int) -> Any:
-        with prepared(config(pictures, batch=batch, model="ssdlite300_mobilenetv2", imgsz=96), tmp_path) as trainer:
-            return trainer
+        return prepared(config(pictures, batch=batch, model="ssdlite300_mobilenetv2", imgsz=96), tmp_path)
 
     rows: list[Any] = []
     assert [row.batch for row in find_batch(make, report=rows.append)] == [2]
@@ -60,6 +60,7 @@ def test_networks_that_refuse_single_pictures_begin_with_two(
 def test_the_search_ends_where_memory_does(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finders, "TIMED_STEPS", 1)
 
+    @contextmanager
     def make(batch: int) -> Any:
         with prepared(config(pictures, batch=batch), tmp_path) as trainer:
             plain = trainer._step
@@ -70,14 +71,14 @@ def test_the_search_ends_where_memory_does(pictures: Path, tmp_path: Path, monke
                 return plain(given)
 
             trainer._step = step  # type: ignore[method-assign]
-            return trainer
+            yield trainer
 
     assert [row.batch for row in find_batch(make, report=lambda row: None)] == [1, 2]
     assert free_memory(torch.device("cpu")) > 1e6
 
 
 def test_no_batch_at_all_is_said(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finders, "find_batch", lambda make, report: [])
+    monkeypatch.setattr(finders, "find_batch", lambda make, report, first: [])
     with pytest.raises(TrainingError, match="not even one picture fits into memory"):
         find("batch", config(pictures))
 
@@ -138,3 +139,17 @@ def test_the_suggestion_is_a_third_of_the_best_rate() -> None:
 def test_only_two_things_can_be_found(pictures: Path) -> None:
     with pytest.raises(OptionError, match=r"find='bath': did you mean 'batch'\?"):
         find("bath", config(pictures))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+@pytest.mark.parametrize("what", ["batch", "lr"])
+def test_two_processes_find_together(what: str, pictures: Path, commands: Any, tmp_path: Path) -> None:
+    given = arguments(pictures, batch=2, model="tinyssd256")
+    shorter = "from multibox.training import finders\nfinders.TIMED_STEPS, finders.SWEEP_STEPS = 1, 4\n"
+    pair = start_two(commands, "train", *given, f"find={what}", cwd=tmp_path, first=shorter)
+    assert run_all(pair) == [0, 0], pair[0].err + pair[1].err
+    first, others = ("batch     2 ", "fastest: batch=") if what == "batch" else ("lr  1.00e-05", "suggested: lr0=")
+    assert pair[0].out.startswith(first)
+    assert others in pair[0].out.splitlines()[-1]
+    assert pair[1].out == ""

@@ -32,8 +32,9 @@ from multibox.training.evaluate import evaluate
 from multibox.training.loader import Batch, EpochBatches, TrainingPictures, collate
 from multibox.training.optim import learning_rate
 from multibox.training.options import AugmentOptions
+from multibox.training.preparation import prepared
 from multibox.training.progress import Callback, StepRecord
-from multibox.training.run import prepared, train
+from multibox.training.run import train
 from multibox.training.transfer import start_from
 from multibox.weights import load_detector
 

@@ -34,8 +34,9 @@ from multibox.training.augmentation import Sample
 from multibox.training.checkpoint import RunFiles
 from multibox.training.failures import TrainingError
 from multibox.training.loop import Trainer
+from multibox.training.preparation import prepared
 from multibox.training.progress import StepRecord
-from multibox.training.run import prepared, resume, train
+from multibox.training.run import resume, train
 from multibox.training.workers import prepare_worker, received
 from multibox.weights import load_detector
 

@@ -181,7 +181,11 @@ def _ours(request: BenchmarkRequest, notes: list[str], say: Say) -> list[Ours]:
                         raise
                     notes.append(f"{model}, {engine} left out: {error}")
                     continue
-                opened += [Ours(model, detector, batch=batch, conf=request.conf) for batch in request.batches]
+                fixed = detector.engine.batch
+                if fixed is not None and request.batches != (fixed,):
+                    notes.append(f"{model} takes {fixed} at once: timed on as many, not filled up with copies")
+                batches = request.batches if fixed is None else (fixed,)
+                opened += [Ours(model, detector, batch=batch, conf=request.conf) for batch in batches]
         if not opened:
             raise OptionError(f"no engine that opens {model} works here: {'; '.join(notes)}")
         found += opened
@@ -359,7 +363,11 @@ def _comparison(theirs: _Timed, ours: list[tuple[Ours, _Timed]]) -> dict[str, An
 
 def _remembered(request: BenchmarkRequest, ours: list[Ours], alive: dict[int, _Timed]) -> Iterator[dict[str, Any]]:
     """Note the engines that "auto" could choose for each file, where there are two to choose from."""
-    wanted = [one for one in ours if id(one) in alive and one.batch == 1 and one.threads == usable_cpus()]
+    wanted = [
+        one
+        for one in ours
+        if id(one) in alive and one.batch == (one.detector.engine.batch or 1) and one.threads == usable_cpus()
+    ]
     for model in request.models:
         mine = [one for one in wanted if one.model == model]
         path = mine[0].detector.path if mine else None

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from multibox.cli.options import KeyValueCommand
-from multibox.errors import ContractError, MultiboxError
+from multibox.errors import ContractError, MultiboxError, OptionError
 
 __all__ = ["command"]
 
@@ -18,12 +18,15 @@ COMPARED_SETTINGS = ("conf", "iou", "max_det", "agnostic_nms")
 
 
 @click.command("compare", cls=KeyValueCommand)
-@click.argument("run_a", type=click.Path(path_type=Path))
-@click.argument("run_b", type=click.Path(path_type=Path))
+@click.argument("run_a", type=click.Path(path_type=Path), required=False)
+@click.argument("run_b", type=click.Path(path_type=Path), required=False)
+@click.option("--project", default="runs", show_default=True, help="Where the newest runs are looked for.")
 @click.option("--resamples", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--json/--no-json", "as_json", default=False, help="Print one JSON object.")
-def command(run_a: Path, run_b: Path, resamples: int, as_json: bool) -> None:
+def command(run_a: Path | None, run_b: Path | None, project: str, resamples: int, as_json: bool) -> None:
     """Is RUN_B better than RUN_A? Both are run folders of `multibox val` on the same data.
+
+    Without them, the newest run is compared with the one before it; with one, the newest other run is compared with it.
 
     The pictures are drawn anew many times, the same ones for both runs; a difference is taken as real when its 95 %
     interval excludes zero.
@@ -31,6 +34,7 @@ def command(run_a: Path, run_b: Path, resamples: int, as_json: bool) -> None:
     from multibox.evaluation import compare, load_evaluation
     from multibox.evaluation.run_folder import truth_digest
 
+    run_a, run_b = _runs(run_a, run_b, Path(project))
     a, b = load_evaluation(run_a), load_evaluation(run_b)
     if a.class_map != b.class_map or truth_digest(a) != truth_digest(b):
         raise ContractError(
@@ -45,6 +49,17 @@ def command(run_a: Path, run_b: Path, resamples: int, as_json: bool) -> None:
         click.echo(json.dumps({**result.to_dict(), "differing_settings": differing}, allow_nan=False))
     else:
         click.echo(f"A = {run_a}: {a.name}\nB = {run_b}: {b.name}\n{result.table()}")
+
+
+def _runs(run_a: Path | None, run_b: Path | None, project: Path) -> tuple[Path, Path]:
+    """The runs to compare: those given, else the newest in the folder of runs, the older one first."""
+    if run_a is not None and run_b is not None:
+        return run_a, run_b
+    found = sorted(project.rglob("metrics.json"), key=lambda path: path.stat().st_mtime_ns)
+    runs = [path.parent for path in found if run_a is None or path.parent.resolve() != run_a.resolve()]
+    if len(runs) < 2 - (run_a is not None):
+        raise OptionError(f"{project} has too few runs of `multibox val` to compare; run it once more, or name two")
+    return (runs[-2] if run_a is None else run_a), runs[-1]
 
 
 def _differing_settings(run_a: Path, run_b: Path) -> dict[str, tuple[Any, Any]]:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from multibox.cli.options import KeyValueCommand, Number, parse_size_hw
-from multibox.errors import MissingDependencyError
+from multibox.cli.options import KeyValueCommand, Number, builder_arguments
 from multibox.export.formats import FORMATS
 from multibox.export.heads import HEADS
 from multibox.pictures.read import one_line
@@ -31,6 +30,7 @@ EXIT_REFUSED = 1
     + "\n".join(f"  {row.name:<13} {row.words}" for row in FORMATS.values()),
 )
 @click.argument("model")
+@builder_arguments
 @click.option("--format", metavar="NAME", default="onnx", show_default=True, help=", ".join(FORMATS) + ".")
 @click.option("--head", metavar="NAME", default="raw", show_default=True, help=", ".join(HEADS) + ".")
 @click.option(
@@ -63,27 +63,11 @@ def command(model: str, **options: Any) -> int:
     has boxes. A file that differs (with format=triton, a folder) is called NAME.rejected and the exit status is 1; an
     earlier NAME stays. The report lies beside it.
     """
-    try:
-        from multibox.export.request import ExportRequest
-        from multibox.export.run import export_verified
-        from multibox.export.verify.check import Tolerances
-    except ImportError as error:
-        if isinstance(error, MissingDependencyError):
-            raise
-        raise MissingDependencyError(error.name or "torch", "exporting", "export") from None
+    from multibox.verbs import export
 
-    size = options.pop("imgsz")
     as_json, quiet = options.pop("as_json"), options.pop("quiet")
-    tolerances = Tolerances(box_px=options.pop("tolerance"), max_drop=options.pop("max_drop"))
-    height_width = None if size is None else parse_size_hw(size)
-    request = ExportRequest(
-        model,
-        size_hw=None if height_width is None else (height_width[0], height_width[1]),
-        tolerances=tolerances,
-        **options,
-    )
-    outcome = export_verified(
-        request, say=lambda text: None if quiet or as_json else click.echo(one_line(text), err=True)
+    outcome = export(
+        model, say=lambda text: None if quiet or as_json else click.echo(one_line(text), err=True), **options
     )
     if as_json:
         click.echo(json.dumps({**outcome.report.to_dict(), "written": str(outcome.path)}, allow_nan=False))

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from multibox.catalogue import DEFAULT_MODEL
-from multibox.cli.options import KeyValueCommand, parse_size_hw
+from multibox.cli.options import KeyValueCommand
 from multibox.cli.options import builder_arguments as takes_builder_arguments
 from multibox.errors import ModelFileError, OptionError
 from multibox.inference.engines.opening import model_card
 from multibox.pictures.read import one_line
 from multibox.spec.card import ModelCard
+from multibox.spec.preprocess import parse_size_hw
 
 __all__ = ["command"]
 
@@ -45,7 +46,7 @@ def command(
     if num_classes is not None:
         builder_arguments["num_classes"] = num_classes
     if imgsz is not None:
-        builder_arguments["size_hw"] = parse_size_hw(imgsz)
+        builder_arguments["size_hw"] = list(parse_size_hw(imgsz))
     if ratios is not None:
         builder_arguments["ratios"] = [_numbers(level) for level in ratios.split("/")]
     card = model_card(model, builder_arguments)

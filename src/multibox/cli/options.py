@@ -12,10 +12,7 @@ from typing import Any
 
 import click
 
-from multibox.errors import OptionError
-from multibox.spec.classes import ClassMap
-
-__all__ = ["BuilderArguments", "KeyValueCommand", "Number", "builder_arguments", "parse_size_hw", "select_classes"]
+__all__ = ["BuilderArguments", "KeyValueCommand", "Number", "builder_arguments"]
 
 _KEY_VALUE = re.compile(r"(?P<key>[A-Za-z][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOTALL)
 _BUILDER_ARGUMENT = re.compile(r"(?:--)?model\.(?P<key>[A-Za-z][A-Za-z0-9_-]*)=(?P<value>.*)", re.DOTALL)
@@ -230,21 +227,3 @@ def _builder_argument(pair: str) -> tuple[str, Any]:
         except ValueError:
             continue
     return key, text
-
-
-def select_classes(class_map: ClassMap, text: str) -> tuple[int, ...]:
-    """Indexes for "cat,dog", "15,16" or "[cat, 16]"; a name with a comma in it can be given alone."""
-    if text in class_map.names:
-        return class_map.select(text)
-    wanted = [part.strip().strip("'\"") for part in text.strip("[]() ").split(",")]
-    if not any(wanted):
-        raise OptionError(f"classes={text}: names no class; write classes=cat,dog, or leave it out for all classes")
-    return class_map.select(part for part in wanted if part)
-
-
-def parse_size_hw(text: str) -> list[int]:
-    """[height, width] from "320", "320,480" or "320x480"."""
-    sides = [part.strip() for part in text.lower().replace("×", ",").replace("x", ",").split(",")]
-    if len(sides) not in (1, 2) or not all(re.fullmatch(r"[0-9]{1,5}", side) and int(side) for side in sides):
-        raise OptionError(f"imgsz must be one number of pixels or height,width, got {text!r}")
-    return [int(sides[0]), int(sides[-1])]

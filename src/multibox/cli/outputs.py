@@ -10,60 +10,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from multibox.errors import ImageError, MultiboxError, OptionError
+from multibox.errors import ImageError, MultiboxError
 from multibox.files import atomic_write
 from multibox.pictures.read import one_line
+from multibox.run_folders import discard_empty_folder, new_run_folder
 from multibox.spec.detections import Detections
 
 if TYPE_CHECKING:
     from multibox.pictures.sources import Source
     from multibox.spec.classes import ClassMap
 
-__all__ = ["Outputs", "discard_empty_folder", "new_run_folder", "open_outputs"]
+__all__ = ["Outputs", "open_outputs"]
 
 KEPT_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})  # others are drawn as .jpg
 LONGEST_SIDE_PX = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # longer pictures are drawn as .png
-
-
-def new_run_folder(project: str, name: str, *, exist_ok: bool) -> Path:
-    """Create project/name, or project/name-2, -3 … when it exists and may not be reused.
-
-    A new one is marked with a hidden file, so that its pictures are not taken for pictures to predict on.
-    """
-    from multibox.pictures.sources import RUN_MARKER
-
-    if Path(name).name != name or name in {"", ".", ".."}:
-        raise OptionError(f"name={name!r} must be a plain folder name; put the path into project")
-    try:
-        parent = Path(project).expanduser()
-    except RuntimeError:  # ~somebody who is not known here
-        raise OptionError(f"project={project!r} names an unknown home folder; write the path out") from None
-    for number in range(1, 1_000_000):
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            (folder / RUN_MARKER).touch()
-        except FileExistsError:
-            if not exist_ok:
-                continue
-            if not folder.is_dir():
-                raise OptionError(f"{folder} is a file; choose another name") from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise MultiboxError(f"{folder}: cannot be created ({reason}); choose a writable project=") from None
-        return folder
-    raise OptionError(f"{project}/{name}: too many run folders; choose another name")
-
-
-def discard_empty_folder(folder: Path) -> bool:
-    """Remove a run folder that holds no results; whether it did. One that a caller had before stays."""
-    from multibox.pictures.sources import RUN_MARKER
-
-    if [entry.name for entry in folder.iterdir()] != [RUN_MARKER]:
-        return False
-    (folder / RUN_MARKER).unlink()
-    folder.rmdir()
-    return True
 
 
 class Outputs:

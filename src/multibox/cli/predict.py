@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multibox.catalogue import DEFAULT_MODEL
-from multibox.cli.options import KeyValueCommand, Number, builder_arguments, select_classes
+from multibox.cli.options import KeyValueCommand, Number, builder_arguments
 from multibox.cli.outputs import open_outputs
 from multibox.errors import ImageError, OptionError, counted
 from multibox.pictures.read import one_line
-from multibox.spec.classes import ClassMap
+from multibox.spec.classes import ClassMap, select_classes
 from multibox.spec.detections import Detections
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ BAR_FROM = 10  # pictures; fewer are over before a bar tells anything
 @click.option(
     "--engine", default="auto", show_default=True, help="auto, onnxruntime, openvino, litert, torch or torch-compile."
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option("--save/--no-save", default=None, help="Write pictures with drawn boxes.  [default: yes, unless json]")
 @click.option("--save-txt/--no-save-txt", default=False, help="Write YOLO text files.")
 @click.option("--save-conf/--no-save-conf", default=False, help="Add the score to each line of the YOLO text files.")

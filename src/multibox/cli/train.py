@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from multibox.cli.options import BuilderArguments, KeyValueCommand
-from multibox.cli.outputs import discard_empty_folder, new_run_folder
-from multibox.errors import MissingDependencyError, OptionError
-from multibox.training.config import TrainConfig, all_options, merge
+from multibox.errors import OptionError, counted
+from multibox.training.config import all_options
 from multibox.training.option_types import Option
-from multibox.training.recipes import recipe_for
+
+if TYPE_CHECKING:
+    from multibox.training.run import TrainResult
 
 __all__ = ["command"]
 
 EXIT_STOPPED = 130
+EXIT_BAD_DATA = 1
 SECTIONS = {"data": "Data", "model": "Model", "augment": "Augmentation", "loss": "Loss", "optim": "Optimiser"}
 
 
@@ -49,74 +49,47 @@ class _TrainCommand(KeyValueCommand):
 
 
 def _run(data: str | None, resume: str | None, recipe: str | None, find: str | None, **given: Any) -> int:
+    from multibox.verbs import train, training_config
+
     options = {key: value for key, value in given.items() if value is not None}
-    if arguments := options.pop("builder_arguments"):
-        options["arguments"] = json.dumps(arguments)
+    arguments = options.pop("builder_arguments")
+    if find is None:
+        result = train(data or "", recipe=recipe, resume=resume, builder_arguments=arguments, **options)
+        if os.environ.get("RANK", "0") == "0" and not result.config.run.quiet:
+            _summary(result)
+        return _status(result)
     if resume is not None:
-        if data or recipe or find:
-            raise OptionError("--resume takes the run folder and nothing else that could change the run")
-        return _resume(Path(resume), options)
-    model = str(options.get("model", TrainConfig().model.model))
-    config = merge(recipe_for(model, recipe), {**options, "data": data} if data else options)
-    if not config.data.data:
-        raise OptionError("nothing to learn from: write multibox train DATA, or --resume RUN_FOLDER")
-    _require_torch()
-    if find is not None:
-        from multibox.training.finders import find as search
+        raise OptionError("--resume takes the run folder and nothing else that could change the run")
+    config = training_config(data or "", recipe=recipe, builder_arguments=arguments, **options)
+    from multibox.training.finders import find as search
 
-        search(find, config)
-        return 0
-    return _train(config)
+    search(find, config)
+    return 0
 
 
-def _require_torch() -> None:
-    try:
-        import safetensors  # noqa: F401
-        import torch  # noqa: F401
-        import torchvision  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(error.name or "torch", "training", "train") from None
+def _status(result: TrainResult) -> int:
+    """The exit status: 130 when stopped, 1 when something could not be read, else 0."""
+    if not result.finished:
+        return EXIT_STOPPED
+    return EXIT_BAD_DATA if result.skipped or result.lost else 0
 
 
-def _train(config: TrainConfig) -> int:
-    from multibox.training.run import train
-
-    if not _is_first():  # the first process makes the folder, and tells the others
-        return 0 if train(config, folder=Path()).finished else EXIT_STOPPED
-    folder = new_run_folder(config.run.project, config.run.name, exist_ok=config.run.exist_ok)
-    try:
-        result = train(config, folder=folder)
-    except BaseException:
-        discard_empty_folder(folder)
-        raise
-    if not config.run.quiet:
-        _summary(result)
-    return 0 if result.finished else EXIT_STOPPED
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _resume(folder: Path, options: dict[str, Any]) -> int:
-    _require_torch()
-    from multibox.training.run import resume
-
-    result = resume(folder, **options)
-    if _is_first() and not options.get("quiet"):
-        _summary(result)
-    return 0 if result.finished else EXIT_STOPPED
-
-
-def _summary(result: Any) -> None:
-    from multibox.errors import counted
-
+def _summary(result: TrainResult) -> None:
     if result.skipped:
         pictures = counted(len(result.skipped), "picture")
         click.echo(f"{pictures} could not be read; `multibox check` names them", err=True)
-    if result.finished and result.best.is_file():
-        click.echo(f"best weights (after epoch {result.best_epoch}): {result.best}")
-        click.echo(f"use them:  multibox predict PICTURES model={result.best}")
+    if result.lost:
+        click.echo(f"{result.lost} could not be read and were not learnt; `multibox check` names them", err=True)
+    if not (result.finished and result.best.is_file()):
+        return
+    started = result.history[0] if result.history[0]["epoch"] == 0 else None
+    if started is not None and result.best_epoch == 0:
+        click.echo(f"no epoch scored above the start (AP {started['AP']:.4f}), so the start's weights are kept as best")
+    elif started is not None:
+        best = next(row for row in result.history if row["epoch"] == result.best_epoch)
+        click.echo(f"AP on the validation: {started['AP']:.4f} at the start, {best['AP']:.4f} at best")
+    click.echo(f"best weights (after epoch {result.best_epoch}): {result.best}")
+    click.echo(f"use them:  multibox predict PICTURES model={result.best}")
 
 
 def _command() -> click.Command:

@@ -81,13 +81,21 @@ class ClassMapping:
         return result, dict(dropped)
 
 
-def map_classes(source: ClassMap, target: ClassMap, *, aliases: Mapping[str, str | None] | None = None) -> ClassMapping:
+def map_classes(
+    source: ClassMap, target: ClassMap, *, aliases: Mapping[str, str | None] | None = None, strict: bool = True
+) -> ClassMapping:
     """Find the place of every model class among the data set's classes.
 
     A class goes where `aliases` says (None: nowhere), else to the class of exactly the same name, else to the one
     that `ALIASES` or another way of writing makes the same. Two model classes never end up in one data class by
     guessing: their detections would be counted as duplicates of each other, so this is refused unless `aliases` says
     so for all of them; then they are merged. Likewise where a model class fits two data classes.
+
+    Args:
+        source: the model's classes.
+        target: the data set's.
+        aliases: places by name, before any other rule.
+        strict: refuse an ambiguity; with False, each name that takes part in one goes only to exactly the same name.
 
     Raises:
         ClassMapError: an ambiguity, with the way to settle it; or an unknown name in `aliases`.
@@ -102,10 +110,12 @@ def map_classes(source: ClassMap, target: ClassMap, *, aliases: Mapping[str, str
         by_meaning.setdefault(_meaning(name), []).append(name)
     goals: dict[str, str | None] = {}
     for name in source.names:
-        goals[name] = chosen[name] if name in chosen else _goal(name, target, by_meaning)
+        goals[name] = chosen[name] if name in chosen else _goal(name, target, by_meaning, strict)
     for goal, count in Counter(goal for goal in goals.values() if goal is not None).items():
         names = [name for name in source.names if goals[name] == goal]
-        if count > 1 and not all(name in chosen for name in names):
+        if count > 1 and not strict:
+            goals.update((name, None) for name in names if name not in chosen and name != goal)
+        elif count > 1 and not all(name in chosen for name in names):
             raise ClassMapError(
                 f"the model classes {', '.join(map(repr, names))} all mean the data class {goal!r}; say in aliases for "
                 f"each of them whether it goes there ({goal!r}) or nowhere (None)"
@@ -114,10 +124,12 @@ def map_classes(source: ClassMap, target: ClassMap, *, aliases: Mapping[str, str
     return ClassMapping(source, target, tuple(None if goal is None else target.index(goal) for goal in places))
 
 
-def _goal(name: str, target: ClassMap, by_meaning: Mapping[str, list[str]]) -> str | None:
+def _goal(name: str, target: ClassMap, by_meaning: Mapping[str, list[str]], strict: bool) -> str | None:
     if name in target.names:
         return name
     fitting = by_meaning.get(_meaning(name), [])
+    if len(fitting) > 1 and not strict:
+        return None
     if len(fitting) > 1:
         raise ClassMapError(
             f"the model class {name!r} fits the data classes {', '.join(map(repr, fitting))}; say in aliases which"

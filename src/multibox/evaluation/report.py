@@ -1,116 +1,125 @@
-"""The report of a validation: one HTML file without outside references."""
+"""The report of a validation, one file: numbers, the pictures that cost most, plots, classes."""
 
 from __future__ import annotations
 
-import base64
-import html
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
+from PIL import Image
 
+from multibox import html
 from multibox.errors import ImageError
-from multibox.evaluation import ErrorExample, ErrorSplit, EvaluationSet
-from multibox.pictures.draw import draw_boxes
-from multibox.pictures.read import read_picture
+from multibox.evaluation.picture_costs import PictureCost
+from multibox.evaluation.records import EvaluationSet
+from multibox.pictures.read import one_line, read_picture
+from multibox.spec.detections import Detections
 
-__all__ = ["html_report"]
+__all__ = ["report_page"]
 
-EXAMPLES_PER_ERROR = 4
-THUMBNAIL = 320  # pixels of the longer side
-STYLE = """
-:root { color-scheme: light }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #d5dbe3 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .7rem; text-align: right }
-th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #8793a3 }
-tbody tr:nth-child(even) { background: #f3f6f9 } .note { color: #5a6675 }
-.row { display: flex; flex-wrap: wrap; gap: .8rem } figure { margin: 0 }
-figcaption { font-size: .8rem; max-width: 20rem }
-img { max-width: 100%; height: auto } .big { font-size: 1.25rem; font-weight: 600 }
-"""
+MOST_PICTURES = 24
+THUMBNAIL = 330  # pixels of the longer side
+TRUE_COLOUR, RIGHT_COLOUR, WRONG_COLOUR = "#2fd06a", "#4aa3ff", "#ff5a43"
+KINDS = {
+    "missed": "missed",
+    "wrong_class": "wrong class",
+    "badly_placed": "badly placed",
+    "false": "false",
+}
 
 
-def html_report(
+def report_page(
     *,
     title: str,
+    subtitle: str,
     headline: Sequence[tuple[str, str]],
-    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
-    plots: Sequence[tuple[str, bytes]],
-    notes: Sequence[str],
-    split: ErrorSplit,
+    costs: Sequence[PictureCost],
+    confidence: float,
     data: EvaluationSet,
+    plots: Sequence[tuple[str, bytes]],
+    errors: Sequence[Sequence[object]],
+    classes: Sequence[Sequence[object]],
+    notes: Sequence[str],
 ) -> str:
     """The whole page.
 
     Args:
         title: what was evaluated on what.
-        headline: (name, value with interval) pairs.
-        tables: (heading, column names, rows of text).
+        subtitle: where the data came from.
+        headline: (value, name) pairs.
+        costs: the errors of each picture, the costliest first.
+        confidence: the score from which detections are shown and counted in `costs`.
+        data: where the pictures come from.
         plots: (description, PNG bytes).
+        errors: kind, count, gain in AP50, meaning.
+        classes: name, objects, AP, AP50, AP75, VOC AP50.
         notes: protocol, engine and everything that was said on the way.
-        split: its examples are drawn.
-        data: where the examples come from.
     """
-    text = html.escape
-    cells = "".join(f'<tr><td>{text(name)}</td><td class="big">{text(value)}</td></tr>' for name, value in headline)
-    parts = [f"<h1>{text(title)}</h1>", f"<table><tbody>{cells}</tbody></table>"]
-    parts += [f'<p class="note">{text(note)}</p>' for note in notes]
-    for heading, columns, rows in tables:
-        head = "".join(f"<th>{text(column)}</th>" for column in columns)
-        body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        parts.append(f"<h2>{text(heading)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-    if plots:
-        parts.append(
-            "<h2>Plots</h2>" + "".join(_image(png, "png", description, caption=False) for description, png in plots)
+    parts: list[object] = [html.tiles(headline)]
+    costly = [cost for cost in costs if cost.errors]
+    if costly:
+        shown = f"The {min(MOST_PICTURES, len(costly))} of {len(data)} with the most errors"
+        colours = html.tag(
+            "p",
+            html.tag("b", "dashed green", style=f"color:{TRUE_COLOUR}"),
+            ": missed objects and the objects that were mistaken; ",
+            html.tag("b", "red", style=f"color:{WRONG_COLOUR}"),
+            ": wrong detections; ",
+            html.tag("b", "blue", style=f"color:{RIGHT_COLOUR}"),
+            ": right ones.",
+            class_="note",
         )
-    for error in split.errors:
-        figures = [_example(example, data) for example in error.examples[:EXAMPLES_PER_ERROR]]
-        if figures:
-            gain = "" if error.ap_gain is None else f"; repairing it would add {error.ap_gain:.4f} AP50"
-            parts.append(f"<h2>{text(error.kind)} ({error.count})</h2>")
-            parts.append(f'<p class="note">{text(error.meaning + gain)}</p><div class="row">{"".join(figures)}</div>')
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
-        f"<body>{''.join(parts)}</body></html>"
-    )
+        parts += [
+            html.tag("h2", "The pictures that cost most"),
+            html.tag("p", f"{shown}, at scores from {confidence:.2f} (the best F1).", class_="note"),
+            colours,
+            html.gallery(_cards(costly[:MOST_PICTURES], data), order=["errors", *KINDS.values()]),
+        ]
+    if plots:
+        figures = (html.embedded(png, "png", description) for description, png in plots)
+        parts += [html.tag("h2", "Plots"), html.tag("div", *figures, class_="plots")]
+    parts += [
+        html.tag("h2", "Kinds of error"),
+        html.table(("kind", "count", "AP50 if repaired", "meaning"), errors, numbers=(1, 2)),
+        html.tag("h2", "Classes"),
+        html.table(("class", "objects", "AP", "AP50", "AP75", "VOC AP50"), classes, numbers=range(1, 6), sortable=True),
+        html.tag("h2", "How it was measured"),
+        *(html.tag("p", note, class_="note") for note in notes),
+    ]
+    return html.page(title, parts, subtitle=subtitle)
 
 
-def _image(content: bytes, kind: str, description: str, *, caption: bool = True) -> str:
-    """A picture; `caption` shows its description below, which a plot has as its title."""
-    data = base64.b64encode(content).decode()
-    text = html.escape(description)
-    below = f"<figcaption>{text}</figcaption>" if caption else ""
-    return f'<figure><img alt="{text}" src="data:image/{kind};base64,{data}">{below}</figure>'
+def _cards(costs: Iterable[PictureCost], data: EvaluationSet) -> Iterator[tuple[object, Mapping[str, float]]]:
+    for cost in costs:
+        counts = {shown: len(getattr(cost, name)) for name, shown in KINDS.items()}
+        text = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        path = data.truths[cost.picture].detections.path or ""
+        caption = f"{one_line(path.rsplit('/', 1)[-1])}: {text}"
+        yield _picture(cost, data, caption), {"errors": cost.errors, **counts}
 
 
-def _example(example: ErrorExample, data: EvaluationSet) -> str:
-    """The picture with the true box (green) and the predicted one (red), and what was mistaken for what."""
-    truth, predictions = data.truths[example.picture].detections, data.predictions[example.picture]
-    boxes: list[Any] = []
-    captions, colours = [], []
-    if example.truth is not None:
-        boxes.append(truth.boxes_xyxy[example.truth])
-        captions.append(f"true {example.true}")
-        colours.append(TRUE_COLOUR)
-    if example.detection is not None:
-        boxes.append(predictions.boxes_xyxy[example.detection])
-        captions.append(f"{example.predicted} {example.score:.2f}")
-        colours.append(FOUND_COLOUR)
+def _picture(cost: PictureCost, data: EvaluationSet, caption: str) -> html.Html:
+    truth, predictions = data.truths[cost.picture].detections, data.predictions[cost.picture]
     try:
-        picture = draw_boxes(read_picture(truth.path or ""), np.array(boxes).reshape(-1, 4), captions, colours)
+        image = Image.fromarray(read_picture(truth.path or ""))
     except ImageError as error:
-        return f"<p>{html.escape(str(error))}</p>"
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        return html.tag("div", str(error), class_="missing")
+    full = max(image.size)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=85)
-    overlap = "" if example.iou is None else f", IoU {example.iou:.2f}"
-    return _image(
-        buffer.getvalue(), "jpeg", f"{' / '.join(captions)}{overlap} in {(truth.path or '').rsplit('/', 1)[-1]}"
-    )
+    image.save(buffer, "JPEG", quality=85)
+    scale = max(image.size) / full
+    marks = [
+        *_marks(truth, (*cost.missed, *cost.mistaken), TRUE_COLOUR, scale, dashed=True),
+        *_marks(predictions, cost.right, RIGHT_COLOUR, scale),
+        *_marks(predictions, (*cost.wrong_class, *cost.badly_placed, *cost.false), WRONG_COLOUR, scale),
+    ]
+    return html.picture(buffer.getvalue(), image.size, marks, caption=caption)
 
 
-TRUE_COLOUR, FOUND_COLOUR = 2, 0  # class colours of `multibox.pictures.draw` that read as green and red
+def _marks(
+    boxes: Detections, rows: Iterable[int], colour: str, scale: float, *, dashed: bool = False
+) -> Iterator[html.Mark]:
+    for row in rows:
+        x1, y1, x2, y2 = (float(value) * scale for value in boxes.boxes_xyxy[row])
+        score = "" if boxes.scores is None else f" {boxes.scores[row]:.2f}"
+        yield html.Mark((x1, y1, x2, y2), colour, one_line(boxes.names[row]) + score, dashed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class ExportRequest:
         batch: pictures at once.
         dynamic: whether the batch is free. Left out: free unless `batch` is given or the head takes one picture.
         preprocess: take 8-bit pictures and prepare them inside. Left out: only for the head "frigate".
+        builder_arguments: what the builder that `model` names is given.
         size_hw: input (height, width); the model's own when left out.
         conf, iou, max_det, agnostic_nms: of the in-graph suppression; the model's own when left out.
         output: the file, or folder of "triton"; named after the model when left out.
@@ -47,6 +49,7 @@ class ExportRequest:
     batch: int | None = None
     dynamic: bool | None = None
     preprocess: bool | None = None
+    builder_arguments: Mapping[str, Any] = field(default_factory=dict)
     size_hw: tuple[int, int] | None = None
     conf: float | None = None
     iou: float | None = None

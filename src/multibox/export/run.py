@@ -49,7 +49,7 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
     """
     row, head = request.row, HEADS[request.head]
     writer = row.writer
-    detector, card = open_model(request.model, size_hw=request.size_hw)
+    detector, card = open_model(request.model, size_hw=request.size_hw, **request.builder_arguments)
     card = request.asked(card)
     layout = request.layout(card)
     data = None if request.data is None else select(request)

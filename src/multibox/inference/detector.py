@@ -44,7 +44,7 @@ class Detector:
             is what the environment variable MULTIBOX_ENGINE names; without it, the engine that `multibox benchmark`
             found to be the fastest for this file on this machine; without that, the first that opens the file. For a
             shipped model "torch" takes its `.safetensors` file.
-        device: "cpu", "cuda", "cuda:1" …
+        device: "cpu", "cuda", "cuda:1" …, or "auto" for the best that the engine finds.
         threads: processors to use; as many as this process may (its container's quota included) when left out.
         builder_arguments: of a network that is built (`num_classes=3`), or `size_hw=(height, width)` of the input in
             place of the model's own.

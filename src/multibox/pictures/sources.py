@@ -26,11 +26,9 @@ from numpy.typing import NDArray
 import multibox
 from multibox.errors import ImageError
 from multibox.pictures.read import PICTURE_SUFFIXES, one_line, read_picture
+from multibox.run_folders import RUN_MARKER
 
-__all__ = ["RUN_MARKER", "Expansion", "Source", "expand_sources", "unique_output_names"]
-
-RUN_MARKER = ".multibox-run"
-"""Name of an empty file in folders that hold results: no walk through the folders above takes pictures from them."""
+__all__ = ["Expansion", "Source", "expand_sources", "unique_output_names"]
 
 URL_TIMEOUT_S = 30.0
 """How long a server may stay silent, and a quarter of how long a whole download may take."""

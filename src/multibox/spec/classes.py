@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from multibox.errors import ClassMapError, did_you_mean
+from multibox.errors import ClassMapError, OptionError, did_you_mean
 
-__all__ = ["COCO_CLASSES", "VOC_CLASSES", "ClassMap"]
+__all__ = ["COCO_CLASSES", "VOC_CLASSES", "ClassMap", "select_classes"]
 
 # Line breaks and other control characters, and halves of UTF-16 pairs: names that no text file could hold.
 _UNWRITABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -172,3 +172,13 @@ COCO_CLASSES = ClassMap.from_ids(
     {i: name.strip() for i, name in enumerate(_COCO_NAMES.split(","), start=1) if name.strip() != "-"}
 )
 """The eighty classes of COCO with their ids 1 … 90."""
+
+
+def select_classes(class_map: ClassMap, text: str) -> tuple[int, ...]:
+    """Indexes for "cat,dog", "15,16" or "[cat, 16]"; a name with a comma in it can be given alone."""
+    if text in class_map.names:
+        return class_map.select(text)
+    wanted = [part.strip().strip("'\"") for part in text.strip("[]() ").split(",")]
+    if not any(wanted):
+        raise OptionError(f"classes={text}: names no class; write classes=cat,dog, or leave it out for all classes")
+    return class_map.select(part for part in wanted if part)

@@ -7,17 +7,20 @@ check and the server.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.errors import ContractError, did_you_mean
+from multibox.errors import ContractError, OptionError, did_you_mean
 from multibox.spec.resize import Coordinates, Interpolation, resize_affine
 
-__all__ = ["Geometry", "Preprocess"]
+__all__ = ["Geometry", "Preprocess", "parse_size_hw"]
+
+LARGEST_INPUT_SIDE = 4096  # pixels
 
 Resize = Literal["stretch", "letterbox", "letterbox_corner", "pad_corner"]
 ColourOrder = Literal["RGB", "BGR"]
@@ -275,3 +278,17 @@ def _bordered(rgb: NDArray[np.uint8], fill: Triple) -> NDArray[np.uint8]:
     bordered[:] = fill
     bordered[:height, :width] = rgb
     return bordered
+
+
+def parse_size_hw(size: int | str | Sequence[int]) -> tuple[int, int]:
+    """(height, width) from 320, "320", "320,480", "256x512" or a pair.
+
+    Raises:
+        OptionError: none of these, or a side out of range.
+    """
+    text = size.lower() if isinstance(size, str) else ",".join(map(str, (size,) if isinstance(size, int) else size))
+    sides = re.fullmatch(r"\s*([0-9]{1,4})(?:\s*[x×,]\s*([0-9]{1,4}))?\s*", text)
+    if sides is None or not all(0 < int(side or 1) <= LARGEST_INPUT_SIDE for side in sides.groups()):
+        limit = f"up to {LARGEST_INPUT_SIDE}"
+        raise OptionError(f"imgsz={size!r}: write one side (320) or height x width (256x512), {limit}")
+    return int(sides[1]), int(sides[2] or sides[1])

@@ -20,6 +20,9 @@ from multibox.training.options import (
     RunOptions,
 )
 
+DERIVED = {"epochs": ("known_epochs", "least_updates"), "lr0": ("known_lr0",)}
+"""Options of [optim] that take the place of another one for some models and data, by that one's name."""
+
 __all__ = ["TrainConfig", "all_options", "from_toml", "merge", "to_toml"]
 
 
@@ -39,8 +42,6 @@ class TrainConfig:
     run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        if self.run.amp == "fp16" and self.run.device == "cpu":
-            raise OptionError("amp=fp16 needs a GPU; on a CPU use amp=bf16 or none")
         if self.run.patience and self.data.val_split == "none":
             raise OptionError("patience needs a validation; drop val_split=none or patience")
         if self.optim.warmup >= self.optim.epochs:
@@ -61,7 +62,8 @@ def all_options() -> dict[str, tuple[str, Option]]:
 def merge(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
     """The configuration with options by name in place of its own; texts are read as the option's type.
 
-    A warm-up that no option asks for is shortened in proportion where fewer epochs have no room for it.
+    A warm-up that no option asks for is shortened in proportion where fewer epochs have no room for it. What is given
+    plainly outweighs what the configuration derives from the model and the data (`DERIVED`).
 
     Raises:
         OptionError: an unknown option, or one that cannot be read or is out of range.
@@ -75,6 +77,10 @@ def merge(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
         if given not in ("", section):
             raise OptionError(f"unknown option {key!r}; did you mean '{section}.{name}'?")
         by_section.setdefault(section, {})[name] = value
+    plain = by_section.get("optim", {})
+    for name, derived in DERIVED.items():
+        if name in plain:
+            plain |= {key: all_options()[key][1].default for key in derived if key not in plain}
     parts = {section: replace(getattr(config, section), **values) for section, values in by_section.items()}
     optim = parts.get("optim", config.optim)
     if "warmup" not in by_section.get("optim", {}) and config.optim.warmup >= optim.epochs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ COLUMNS = (
     "skipped",
 )
 SMOOTHING = 0.95
+TENTHS = 10
+LONG_SILENCE = 20.0  # seconds
 
 
 def peak_memory() -> float:
@@ -42,25 +45,55 @@ def peak_memory() -> float:
 
 
 def epoch_line(row: EpochRow, epochs: int) -> str:
-    """One epoch in one line."""
+    """One epoch in one line; epoch 0 is the start, which has learnt nothing here."""
     score = "" if row.get("AP50") is None else f"  AP50 {row['AP50']:.4f}  AP {row['AP']:.4f}"
+    if row.get("loss") is None:
+        return f"epoch {row['epoch']}/{epochs}  the start, before the first step{score}"
     losses = f"loss {row['loss']:.3f} (class {row['class_loss']:.3f}, box {row['box_loss']:.3f})"
     speed = f"{row['images_per_second']:.1f} images/s, {row['waiting_share']:.0%} waiting for data"
     return f"epoch {row['epoch']}/{epochs}  {losses}{score}  {speed}"
 
 
 class ConsoleLines(Callback):
-    """A line for each epoch on standard error; for logs and pipes."""
+    """Progress on standard error, for logs and pipes: about a line for each tenth of the run.
+
+    Of many epochs, most have no line; long epochs have lines within.
+    """
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
+        self._tenth = 0
+        self._began = False
+        self._said_at = time.monotonic()
+
+    def on_step(self, record: StepRecord) -> None:
+        """A line where a tenth of the run ends within an epoch."""
+        done = record.epoch * record.steps + record.step
+        if not self._began:
+            self._began, self._tenth = True, 10 * (done - 1) // (self.epochs * record.steps)
+        tenth = 10 * done // (self.epochs * record.steps)
+        recent = time.monotonic() - self._said_at < LONG_SILENCE
+        if recent or record.step == record.steps or tenth == self._tenth:
+            return
+        self._tenth = tenth
+        speed = record.pictures / max(1e-9, record.seconds)
+        loss = record.classification + record.localization
+        where = f"epoch {record.epoch + 1}/{self.epochs}, step {record.step}/{record.steps}"
+        self._say(f"{where}  loss {loss:.3f}  {speed:.1f} images/s")
 
     def on_epoch(self, row: EpochRow) -> None:
-        """Its line."""
-        print(epoch_line(row, self.epochs), file=sys.stderr, flush=True)
+        """Its line; of more than twenty epochs, that of the first and of each that ends a tenth."""
+        tenth = TENTHS * row["epoch"] // self.epochs
+        if self.epochs <= 2 * TENTHS or row["epoch"] < 2 or tenth > self._tenth:
+            self._say(epoch_line(row, self.epochs))
+        self._tenth = max(tenth, self._tenth)
 
     def on_note(self, text: str) -> None:
         """As it is."""
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        self._said_at = time.monotonic()
         print(text, file=sys.stderr, flush=True)
 
 

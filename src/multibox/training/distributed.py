@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from multibox.errors import OptionError, first_line
+from multibox.devices import AUTO, resolve_device
 
 __all__ = ["Processes", "processes"]
 
@@ -85,13 +85,9 @@ def processes(device: str) -> Iterator[Processes]:
         OptionError: a device that is not there.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if world > 1 and device.startswith("cuda"):
+    if world > 1 and (device.startswith("cuda") or (device == AUTO and torch.cuda.is_available())):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise OptionError(f"device {device!r} cannot be used: {first_line(error)}; try device=cpu") from None
-    chosen = torch.device(device)
+    chosen = resolve_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world == 1:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from multibox.errors import OptionError, did_you_mean
 from multibox.training.config import TrainConfig
 from multibox.training.console import peak_memory
+from multibox.training.distributed import processes
 from multibox.training.failures import TrainingError
 from multibox.training.loop import Trainer
 from multibox.training.optim import set_training
+from multibox.training.preparation import prepared
 from multibox.training.workers import received
 
 __all__ = ["BatchRow", "RateRow", "find", "find_batch", "find_rate", "free_memory"]
@@ -65,32 +68,36 @@ def _peak(device: torch.device) -> float:
     return peak_memory()
 
 
-def find_batch(make: Callable[[int], Trainer], *, report: Callable[[BatchRow], None]) -> list[BatchRow]:
+def find_batch(
+    make: Callable[[int], AbstractContextManager[Trainer]], *, report: Callable[[BatchRow], None], first: int = 1
+) -> list[BatchRow]:
     """Run a few steps at 1, 2, 4 … pictures until memory would not suffice or more is no faster.
 
     Args:
-        make: a trainer for a batch size.
+        make: gives a trainer for a batch size, which is closed when its context is left.
         report: told of each row as it comes.
+        first: the smallest batch, a picture for each process.
     """
     rows: list[BatchRow] = []
-    batch = 1
+    batch = first
     while batch <= LARGEST_BATCH:
-        trainer = make(batch)
-        device = trainer.processes.device
-        before, free = _peak(device), free_memory(device)
-        try:
-            seconds = _timed_steps(trainer)
-        except (TrainingError, MemoryError, torch.OutOfMemoryError):
-            if batch > 1:
+        with make(batch) as trainer:
+            others, pictures = trainer.processes, len(trainer.pictures)
+            before, free = _peak(others.device), free_memory(others.device)
+            seconds = math.inf
+            with suppress(TrainingError, MemoryError, torch.OutOfMemoryError):
+                seconds = _timed_steps(trainer)
+        # All processes decide alike, or the one that goes on waits for the others for ever.
+        if others.any(math.isinf(seconds)):
+            if batch > others.world:
                 break
-            batch = 2  # batch normalisation refuses single pictures
+            batch *= 2  # batch normalisation refuses single pictures
             continue
-        finally:
-            trainer.close()
-        rows.append(BatchRow(batch, batch / seconds, _peak(device)))
+        seconds = others.sum([seconds])[0] / others.world
+        rows.append(BatchRow(batch, batch / seconds, _peak(others.device)))
         report(rows[-1])
         growth = max(0.0, rows[-1].peak_bytes - before)
-        if 2 * growth > MEMORY_SHARE * free or batch >= len(trainer.pictures):
+        if others.any(2 * growth > MEMORY_SHARE * free) or batch >= pictures:
             break
         if len(rows) > 2 and rows[-1].images_per_second < 1.02 * max(r.images_per_second for r in rows[:-2]):
             break
@@ -128,6 +135,7 @@ def find_rate(trainer: Trainer) -> list[RateRow]:
             rate = RATES[0] * (RATES[1] / RATES[0]) ** (done / (SWEEP_STEPS - 1))
             try:
                 loss = float(trainer.try_step(batch).total.detach())
+                loss = trainer.processes.sum([loss])[0] / trainer.processes.world  # all decide alike
                 trainer.update(rate)
             except TrainingError as error:
                 if len(rows) < SWEEP_STEPS // 3:  # the loss has said nothing yet
@@ -153,33 +161,37 @@ def find(what: str, config: TrainConfig) -> None:
     Raises:
         OptionError: neither "batch" nor "lr".
     """
-    from multibox.training.run import prepared
-
     if what not in {"batch", "lr"}:
         raise OptionError(f"find={what!r}: {did_you_mean(what, ['batch', 'lr'])}")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, processes(config.run.device) as others:
         folder = Path(name)
+        say = print if others.writes else _nothing
         if what == "lr":
-            with prepared(config, folder) as trainer:
+            with prepared(config, folder, others=others) as trainer:
                 rows = find_rate(trainer)
             for row in rows[:: max(1, len(rows) // 20)]:
-                print(f"lr {row.rate:9.2e}  loss {row.loss:8.4f}")
-            print(f"suggested: lr0={suggested_rate(rows):.2g} (with batch={config.optim.batch})")
+                say(f"lr {row.rate:9.2e}  loss {row.loss:8.4f}")
+            say(f"suggested: lr0={suggested_rate(rows):.2g} (with batch={config.optim.batch})")
             return
 
-        def make(batch: int) -> Trainer:
-            # Without the cache: it would hold what a few steps read, and a file of it ends with `prepared`.
+        @contextmanager
+        def make(batch: int) -> Iterator[Trainer]:
+            # Without the cache: it would hold what a few steps read.
             smaller = replace(config, optim=replace(config.optim, batch=batch), data=replace(config.data, cache="none"))
-            with prepared(replace(smaller, run=replace(smaller.run, quiet=True)), folder) as trainer:
-                return trainer
+            quiet = replace(smaller, run=replace(smaller.run, quiet=True))
+            with prepared(quiet, folder, others=others) as trainer:
+                yield trainer
 
-        found = find_batch(make, report=_say)
+        def report(row: BatchRow) -> None:
+            memory = f"{row.peak_bytes / 1e9:6.2f} GB"
+            say(f"batch {row.batch:5}  {row.images_per_second:8.1f} images/s  {memory}", flush=True)
+
+        found = find_batch(make, report=report, first=others.world)
         if not found:
             raise TrainingError("not even one picture fits into memory; use a smaller imgsz or model")
         best = max(found, key=lambda row: row.images_per_second)
-        print(f"fastest: batch={best.batch}; largest that was tried: batch={found[-1].batch}")
+        say(f"fastest: batch={best.batch}; largest that was tried: batch={found[-1].batch}")
 
 
-def _say(row: BatchRow) -> None:
-    print(f"batch {row.batch:5}  {row.images_per_second:8.1f} images/s  {row.peak_bytes / 1e9:6.2f} GB", flush=True)
-    sys.stdout.flush()
+def _nothing(*_: Any, **__: Any) -> None:
+    """Processes other than the first say nothing."""

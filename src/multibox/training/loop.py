@@ -50,6 +50,8 @@ class Trainer:
         folder: the run folder.
         processes: this one and the others.
         fingerprint: of the data; a state is only restored onto the same.
+        knows_classes: whether the detector scores classes of the data already; then it is validated before the first
+            step and is a candidate for the best, as epoch 0.
         save_weights: writes a detector with metrics as a model file.
     """
 
@@ -64,7 +66,9 @@ class Trainer:
         processes: Processes,
         fingerprint: str,
         save_weights: Callable[[Path, DetectionNetwork, dict[str, Any]], None],
+        knows_classes: bool = False,
     ) -> None:
+        self.knows_classes = knows_classes
         self.config, self.folder, self.processes = config, folder, processes
         self.pictures, self.validation = pictures, validation
         self.callbacks: list[Callback] = []
@@ -119,6 +123,8 @@ class Trainer:
         try:
             if self.progress == Progress():
                 self.files.save(self.progress)  # so that a run can go on from the first moment
+                if self.knows_classes and self.validation is not None:
+                    self._validate_start()
             return self._run()
         except (RuntimeError, MemoryError, MultiboxError) as error:
             found = explained(error, self.config.optim, saved=self.files.saved)
@@ -310,8 +316,18 @@ class Trainer:
         better = self.validation is None
         if self.validation is not None and (last or progress.epoch % config.run.val_every == 0):
             better = self._validate(row)
-        progress.history.append(row)
-        self.files.save(progress, best=better)
+        self._finish_row(row, best=better)
+
+    def _validate_start(self) -> None:
+        """Epoch 0: what the detector scores before it learns anything here."""
+        row: EpochRow = {"epoch": 0}
+        self._validate(row)
+        self._finish_row(row, best=True)
+
+    def _finish_row(self, row: EpochRow, *, best: bool) -> None:
+        """Keep the row of an epoch with its weights, and tell of it."""
+        self.progress.history.append(row)
+        self.files.save(self.progress, best=best)
         for callback in self.callbacks:
             callback.on_epoch(row)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from multibox.errors import OptionError
+from multibox.spec.preprocess import parse_size_hw
 from multibox.training.option_types import OptionSection, Within
 
 __all__ = ["AugmentOptions", "DataOptions", "LossOptions", "ModelOptions", "OptimOptions", "RunOptions"]
@@ -66,6 +66,8 @@ class ModelOptions(OptionSection):
         freeze: leading stages of the backbone that are not trained.
         freeze_norm: keep the statistics and factors of batch normalisation as they are.
         nms_iou: of the trained model's non-maximum suppression; the original model's when left out.
+        new_nms_iou: in its place where the model does not score every class of the data already, unless nms_iou is
+            given.
     """
 
     model: str = "ssdlite300-coco"
@@ -75,6 +77,7 @@ class ModelOptions(OptionSection):
     freeze: Annotated[int, Within(0)] = 0
     freeze_norm: bool = False
     nms_iou: Share | None = None
+    new_nms_iou: Share | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,12 +99,7 @@ class ModelOptions(OptionSection):
 
     def size_hw(self) -> tuple[int, int] | None:
         """(height, width) asked for, or None."""
-        if not self.imgsz:
-            return None
-        sides = re.fullmatch(r"(\d+)(?:\s*[x×,]\s*(\d+))?", self.imgsz)
-        if sides is None or not 0 < int(sides[1]) <= 4096 or not 0 < int(sides[2] or 1) <= 4096:
-            raise OptionError(f"imgsz={self.imgsz!r}: write one side (320) or height x width (256x512), up to 4096")
-        return int(sides[1]), int(sides[2] or sides[1])
+        return parse_size_hw(self.imgsz) if self.imgsz else None
 
 
 @dataclass(frozen=True)
@@ -181,10 +179,16 @@ class OptimOptions(OptionSection):
 
     Args:
         epochs: passes over the training pictures.
+        known_epochs: epochs in their place where the model scores every class of the data already. Giving epochs turns
+            it off.
+        least_updates: updates that a run has at least; a small data set gets more epochs for it. Giving epochs turns it
+            off.
         batch: pictures in a step, over all processes.
         accumulate: steps whose gradients are added up before the weights move.
         optimizer: "sgd" (with momentum) or "adamw".
         lr0: learning rate after the warm-up.
+        known_lr0: learning rate in its place where the model scores every class of the data already. Giving lr0 turns
+            it off.
         momentum: of SGD; the first beta of AdamW.
         weight_decay: of kernels; biases and normalisation have none.
         schedule: "cosine" down to lr0 · final_factor, "steps" as in the paper, or "constant".
@@ -199,10 +203,13 @@ class OptimOptions(OptionSection):
     """
 
     epochs: Count = 30
+    known_epochs: Count | None = None
+    least_updates: Annotated[int, Within(0, 1e6)] = 0
     batch: Count = 16
     accumulate: Annotated[int, Within(1, 1e4)] = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr0: Annotated[float, Within(0, 100, above=True)] = 0.01
+    known_lr0: Annotated[float, Within(0, 100, above=True)] | None = None
     momentum: Annotated[float, Within(0, 0.9999)] = 0.9
     weight_decay: Share = 5e-4
     schedule: Literal["cosine", "steps", "constant"] = "cosine"
@@ -229,7 +236,7 @@ class RunOptions(OptionSection):
         project: folder of run folders.
         name: of the run folder; numbered when it exists.
         exist_ok: write into an existing run folder.
-        device: cpu, cuda, cuda:1 …
+        device: auto (a GPU that computes right, else the CPU), cpu, cuda, cuda:1, mps.
         seed: of everything random.
         deterministic: only operations that give the same bits again; slower on a GPU.
         amp: compute in half precision: bf16, fp16 (GPUs only), or bf16 where the processor has instructions for it
@@ -239,14 +246,14 @@ class RunOptions(OptionSection):
         patience: validations without a better one after which the run ends; 0 for never.
         save_every: seconds between saves of the state within an epoch; it is saved after every epoch anyway.
         tensorboard: write TensorBoard events into the run folder.
-        plots: draw sample batches and the curves.
+        plots: draw sample batches, the curves and the report of the best weights.
         quiet: print errors only.
     """
 
     project: str = "runs"
     name: str = "train"
     exist_ok: bool = False
-    device: str = "cpu"
+    device: str = "auto"
     seed: Annotated[int, Within(0, 2**31)] = 0
     deterministic: bool = False
     amp: Literal["none", "auto", "bf16", "fp16"] = "none"

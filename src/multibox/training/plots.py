@@ -95,6 +95,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         raise MissingDependencyError("matplotlib", "drawing the curves", "plots") from None
     figure = Figure(figsize=(11, 3.4), layout="constrained")
@@ -110,6 +111,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
                 axes.plot(*zip(*known, strict=True), label=name, marker="." if len(known) < 40 else "")
         axes.set_title(title)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()

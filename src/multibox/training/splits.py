@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -18,6 +19,12 @@ from multibox.training.config import TrainConfig
 __all__ = ["fingerprint", "read_training_data"]
 
 LEAST_HELD_OUT = 1
+HELD_OUT = "held out of those to learn from"
+FEW_PICTURES = 20
+FEW_ADVICE = (
+    "so few pictures say little about new ones, whichever are held out: train with seed=0, 1, 2 … (each holds out "
+    "others), take the mean of their AP, and train once more on all pictures with val_split=none"
+)
 HOLD_OUT_STREAM = 2  # first word of the random stream; see `loader`
 
 
@@ -43,9 +50,15 @@ def read_training_data(config: TrainConfig, say: Callable[[str], None]) -> tuple
         dataset = _only_classes(dataset, options.classes)
     learnt, validated, how = _splits(config, dataset)
     say(f"learning from {_size(learnt)}; validating on {'nothing' if validated is None else _size(validated)} ({how})")
+    if HELD_OUT in how and len(learnt) + _count(validated) < FEW_PICTURES:
+        say(f"  {FEW_ADVICE}")
     if not learnt.num_boxes:
         raise DataError(options.data, "has no object to learn from", "check its annotations and split=")
     return learnt, validated
+
+
+def _count(dataset: Dataset | None) -> int:
+    return 0 if dataset is None else len(dataset)
 
 
 def _size(dataset: Dataset) -> str:
@@ -72,9 +85,9 @@ def _splits(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, Dataset | N
             held, how = named if free is None else free, "split val"
         else:
             pool = wanted if wanted is not None else _named(dataset, "train")
-            held = _held_out(np.arange(len(dataset)) if pool is None else pool, config)
-            how = f"{counted(len(held), 'picture')} held out of those to learn from"
-    if wanted is not None and (options.val_split or not how.endswith("learn from")):
+            held = _held_out(dataset, np.arange(len(dataset)) if pool is None else pool, config)
+            how = f"{counted(len(held), 'picture')} {HELD_OUT}"
+    if wanted is not None and (options.val_split or not how.endswith(HELD_OUT)):
         learnt = wanted
     else:
         train_split = wanted if wanted is not None else _named(dataset, "train")
@@ -105,12 +118,21 @@ def _named(dataset: Dataset, name: str) -> NDArray[np.int64] | None:
         return None
 
 
-def _held_out(pool: NDArray[np.int64], config: TrainConfig) -> NDArray[np.int64]:
+def _held_out(dataset: Dataset, pool: NDArray[np.int64], config: TrainConfig) -> NDArray[np.int64]:
+    """A part of the pool by the seed, without the last picture of any class that would be left to learn from."""
     if config.data.val_fraction == 0 or len(pool) < 2:
         return np.zeros(0, np.int64)
     count = min(len(pool) - 1, max(LEAST_HELD_OUT, round(len(pool) * config.data.val_fraction)))
-    chosen = np.random.default_rng((config.run.seed, HOLD_OUT_STREAM)).permutation(pool)[:count]
-    return np.sort(chosen)
+    labels, offsets = dataset.columns.labels, dataset.columns.offsets
+    classes = {i: frozenset(labels[offsets[i] : offsets[i + 1]].tolist()) for i in pool.tolist()}
+    left = Counter(label for found in classes.values() for label in found)
+    chosen: list[int] = []
+    for i in np.random.default_rng((config.run.seed, HOLD_OUT_STREAM)).permutation(pool).tolist():
+        if len(chosen) < count and all(left[label] > 1 for label in classes[i]):
+            chosen.append(i)
+            left.subtract(classes[i])
+    # Pictures without objects alone would validate nothing.
+    return np.sort(np.array(chosen, np.int64)) if any(classes[i] for i in chosen) else np.zeros(0, np.int64)
 
 
 def _only_classes(dataset: Dataset, text: str) -> Dataset:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from multibox.errors import ClassMapError, OptionError
+from multibox.errors import OptionError
 from multibox.evaluation import map_classes
 from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model
@@ -58,7 +58,6 @@ def start_from(
     *,
     size_hw: tuple[int, int] | None = None,
     anchors: AnchorSpec | None = None,
-    nms_iou: float | None = None,
     builder_arguments: Mapping[str, Any] | None = None,
 ) -> Start:
     """Build the detector a run starts from.
@@ -68,7 +67,6 @@ def start_from(
         class_map: the classes to learn.
         size_hw: input (height, width) in place of the model's.
         anchors: default boxes in place of the model's, with as many at a cell of each level.
-        nms_iou: of the trained model, in place of the model's.
         builder_arguments: what a builder is given besides.
 
     Raises:
@@ -93,8 +91,6 @@ def start_from(
         if wanted != given:
             raise OptionError(f"default boxes per cell {given} for heads with {wanted}; fit them to this model")
         detector.spec = replace(detector.spec, anchors=anchors)
-    if nms_iou is not None:
-        detector.spec = replace(detector.spec, postprocess=replace(detector.spec.postprocess, nms_iou=nms_iou))
     return Start(detector, tuple(table), carried, source, card.licence)
 
 
@@ -105,7 +101,8 @@ def _transfer(
     if old_classes.names == new_classes.names:
         new.load_state_dict(old.state_dict())
         return [Part(name, *_count(part), "loaded") for name, part in _parts(new)], new_classes.names
-    rows = {goal: row for row, goal in enumerate(_targets(old_classes, new_classes)) if goal is not None}
+    targets = map_classes(old_classes, new_classes, strict=False).targets
+    rows = {goal: row for row, goal in enumerate(targets) if goal is not None}
     final = {id(p) for layer in _class_layers(new) for p in layer.parameters(recurse=False)}
     fresh = {key for key, value in new.named_parameters() if id(value) in final}
     state = {key: value for key, value in old.state_dict().items() if key not in fresh}
@@ -131,14 +128,6 @@ def _transfer(
         if count:
             table.append(Part(f"{count} rows of the class head", 2 * len(layers), count * per_class, fate))
     return table, carried
-
-
-def _targets(old: ClassMap, new: ClassMap) -> tuple[int | None, ...]:
-    """Where each class goes; where a name could be meant twice, only the very same names do."""
-    try:
-        return map_classes(old, new).targets
-    except ClassMapError:
-        return tuple(new.index(name) if name in new.names else None for name in old.names)
 
 
 def _carry(before: nn.Conv2d, after: nn.Conv2d, rows: dict[int, int], old_width: int, new_width: int) -> None:

@@ -25,12 +25,14 @@ class Engine(Protocol):
         card: what the model file says about itself.
         device: where it runs.
         threads: processors that it keeps busy, where it runs on them.
+        batch: pictures that the file takes at once; None where it takes any number.
     """
 
     name: str
     card: ModelCard
     device: str
     threads: int
+    batch: int | None
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K]."""

@@ -41,9 +41,9 @@ class LitertEngine:
     name = "litert"
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        if device != "cpu":
+        if device not in ("cpu", "auto"):
             raise OptionError(f"engine 'litert' runs on device=cpu, not on {device!r}")
-        self.device = device
+        self.device = "cpu"
         self.threads = threads or usable_cpus()
         self._source = str(path)
         try:
@@ -59,7 +59,7 @@ class LitertEngine:
             raise ModelFileError(str(path), f"it has {sorted(shapes)} instead of {[INPUT, *OUTPUTS]}", "export it anew")
         batch, height, width, channels = shapes[INPUT]
         self.card.require_shapes(str(path), {**shapes, INPUT: (batch, channels, height, width)})
-        self._batch = batch
+        self.batch = batch
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K].
@@ -72,7 +72,7 @@ class LitertEngine:
                 f"LiteRT failed on an input of {list(images.shape)}",
                 f"it takes [B, 3, {self.card.preprocess.size_hw[0]}, {self.card.preprocess.size_hw[1]}]",
             )
-        return in_groups(images, self._batch, self._run)
+        return in_groups(images, self.batch, self._run)
 
     def _run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         out = self._interpreters.run(images.transpose(0, 2, 3, 1))

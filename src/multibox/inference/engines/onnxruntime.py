@@ -17,6 +17,7 @@ from multibox.spec.card import METADATA_KEY, ModelCard
 __all__ = ["OrtEngine", "open_session"]
 
 FloatArray = NDArray[np.float32]
+CUDA = "CUDAExecutionProvider"
 ERRORS_ONLY = 3  # ONNX Runtime's log severity: its warnings about absent GPUs are no concern of the user's
 
 
@@ -25,7 +26,7 @@ class OrtEngine:
 
     Args:
         path: the model file.
-        device: "cpu", or "cuda" / "cuda:N" with a GPU build of ONNX Runtime.
+        device: "cpu", "cuda" / "cuda:N" with a GPU build of ONNX Runtime, or "auto" for the first GPU if there is one.
         threads: to compute with; as many as this process may use processors when left out.
 
     Raises:
@@ -36,8 +37,10 @@ class OrtEngine:
     name = "onnxruntime"
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        import onnxruntime  # noqa: F401  # a broken installation is no fault of the file
+        import onnxruntime  # a broken installation is no fault of the file
 
+        if device == "auto":
+            device = "cuda" if CUDA in onnxruntime.get_available_providers() else "cpu"
         self.device = device
         self.threads = threads or usable_cpus()
         if not path.is_file():
@@ -67,11 +70,11 @@ class OrtEngine:
             raise ModelFileError(str(path), f"it has {sorted(shapes)} instead of {[INPUT, *OUTPUTS]}", "export it anew")
         self.card.require_shapes(str(path), shapes)
         batch = shapes[INPUT][0]
-        self._batch = batch if isinstance(batch, int) else None
+        self.batch = batch if isinstance(batch, int) else None
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K]; in groups where the batch is fixed."""
-        return in_groups(images, self._batch, self._run)
+        return in_groups(images, self.batch, self._run)
 
     def _run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         try:
@@ -132,8 +135,8 @@ def _providers(onnxruntime: Any, device: str) -> list[Any]:
     if kind == "cpu" and not number:
         return ["CPUExecutionProvider"]
     if kind == "cuda" and (not number or number.isdigit()):
-        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            return [("CUDAExecutionProvider", {"device_id": int(number or 0)})]
+        if CUDA in onnxruntime.get_available_providers():
+            return [(CUDA, {"device_id": int(number or 0)})]
         raise OptionError(
             f"device {device!r}: this ONNX Runtime has no CUDA; install onnxruntime-gpu, or use device=cpu"
         )

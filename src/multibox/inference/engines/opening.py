@@ -33,7 +33,7 @@ def open_engine(
     Args:
         model: a shipped model's name, a model file, foreign weights, or a builder's name.
         engine: "auto" or a name from the table.
-        device: "cpu", or what the engine calls its device ("cuda", "cuda:1").
+        device: "auto" (the best that the engine finds), "cpu", or what the engine calls its device ("cuda", "cuda:1").
         threads: to compute with; as many as this process may use processors when left out.
         builder_arguments: as for `multibox.weights.opening.open_model`.
 
@@ -75,7 +75,7 @@ def open_file(path: Path, *, engine: str, device: str, threads: int | None = Non
     if engine == "auto":
         names = tuple(row.name for row in engines_for(suffix) if row.automatic)
         engine = names[0]
-        if len(names) > 1 and device == "cpu":
+        if len(names) > 1 and device in ("cpu", "auto"):
             engine = fastest_engine(path, names) or engine
     row = engine_row(engine)
     if suffix not in row.suffixes:

@@ -28,7 +28,7 @@ class OpenVinoEngine:
 
     Args:
         path: the model file.
-        device: "cpu", or another device of this machine by OpenVINO's name ("gpu", "npu", "gpu.1").
+        device: "cpu" (which "auto" stands for), or another device here by OpenVINO's name ("gpu", "npu", "gpu.1").
         threads: to compute with on a CPU; as many as this process may use processors when left out.
 
     Raises:
@@ -41,7 +41,7 @@ class OpenVinoEngine:
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         import_quietly("openvino", purpose=f"running {path.name} with OpenVINO", extra="openvino")
-        self.device = device
+        self.device = device = "cpu" if device == "auto" else device
         self.threads = threads or usable_cpus()
         core = shared_core()
         if not path.is_file():
@@ -68,7 +68,7 @@ class OpenVinoEngine:
         if len(model.inputs) != 1 or not {INPUT, *OUTPUTS} <= set(shapes):
             raise ModelFileError(str(path), f"it has {sorted(shapes)} instead of {[INPUT, *OUTPUTS]}", "export it anew")
         self.card.require_shapes(str(path), shapes)
-        self._batch = shapes[INPUT][0]
+        self.batch = shapes[INPUT][0]
         self._source = str(path)
         self._core, self._model = core, model
         try:
@@ -79,7 +79,7 @@ class OpenVinoEngine:
 
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K]; in groups where the batch is fixed."""
-        return in_groups(images, self._batch, self._run)
+        return in_groups(images, self.batch, self._run)
 
     def _run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         try:

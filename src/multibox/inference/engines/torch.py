@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multibox.devices import resolve_device
 from multibox.errors import MissingDependencyError, OptionError, first_line
 from multibox.spec.card import ModelCard
 
@@ -55,6 +56,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    batch: int | None = None
 
     def __init__(self, network: Any, card: ModelCard, *, device: str = "cpu", threads: int | None = None) -> None:
         import torch
@@ -69,11 +71,21 @@ class TorchEngine:
     def run(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Network input [B, 3, H, W] -> offsets [B, A, 4] and logits [B, A, K], the stages folded."""
         torch = self._torch
-        with torch_threads(self.threads), torch.inference_mode():
+        with torch_threads(self.threads), torch.inference_mode(), self._full_float32():
             # Depthwise convolutions run faster on the CPU in this memory order.
             batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
             offsets, logits = self._forward(batch)
             return offsets.float().cpu().numpy(), logits.float().cpu().numpy()
+
+    def _full_float32(self) -> AbstractContextManager[None]:
+        """On CUDA, convolutions in float32 as everywhere else: cuDNN would round their inputs to TF32's 10 bits."""
+        cudnn = self._torch.backends.cudnn
+        if not self.device.startswith("cuda"):
+            return nullcontext()
+        kept: AbstractContextManager[None] = cudnn.flags(
+            enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+        )
+        return kept
 
     def _forward(self, batch: Any) -> tuple[Any, Any]:
         stage = self._network(batch)
@@ -88,7 +100,7 @@ class EagerEngine(TorchEngine):
 
     Args:
         path: the model file.
-        device: a torch device name.
+        device: a torch device name, or "auto".
         threads: as for `TorchEngine`.
 
     Raises:
@@ -98,7 +110,7 @@ class EagerEngine(TorchEngine):
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        torch = _torch_for(device, purpose=f"running {path.name}")
+        torch, device = _torch_for(device, purpose=f"running {path.name}")
         from multibox.weights.store import load_detector
 
         network, card = load_detector(path, device=device)
@@ -113,7 +125,7 @@ def open_network(
     Raises:
         ModelFileError, OptionError, ContractError: as `multibox.weights.opening.open_model` and `EagerEngine` do.
     """
-    torch = _torch_for(device, purpose=f"running {model}")
+    torch, device = _torch_for(device, purpose=f"running {model}")
     from multibox.weights.opening import open_model
 
     network, card = open_model(model, **builder_arguments)
@@ -121,8 +133,8 @@ def open_network(
     return TorchEngine(network, card, device=device, threads=threads)
 
 
-def _torch_for(device: str, *, purpose: str) -> Any:
-    """The package, with a device that it has.
+def _torch_for(device: str, *, purpose: str) -> tuple[Any, str]:
+    """The package, and the device that the name stands for.
 
     Raises:
         MissingDependencyError: torch or safetensors is not installed.
@@ -133,11 +145,7 @@ def _torch_for(device: str, *, purpose: str) -> Any:
         import torch
     except ImportError as error:
         raise MissingDependencyError(error.name or "torch", purpose, "train") from None
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise OptionError(f"device {device!r} cannot be used: {first_line(error)}; try device=cpu") from None
-    return torch
+    return torch, str(resolve_device(device))
 
 
 class CompiledEngine(EagerEngine):
