@@ -25,7 +25,7 @@ LAYERS = {
     **dict.fromkeys(["__init__", "__main__"], 8),
 }
 SIDEWAYS = {"spec": {"pictures"}, "pictures": {"spec"}}
-# The one engine that computes with torch reads its files through `weights`, inside functions. The package `export` bears
+# The one engine that computes with torch reads its files through `weights`, inside functions. The package `export` has
 # the name of a public function and passes calls on to it.
 UPWARD_INSIDE_FUNCTIONS = {
     ("inference/engines/torch.py", "weights"),
