@@ -11,9 +11,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parent / "models"))  # lets every test import `toy_cascades`
+
+
+settings.register_profile("quick", max_examples=20)
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +64,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "not slow":  # the daily run has fewer made-up examples
+        settings.load_profile("quick")
     file = config.getoption("--allowed-skips")
     if file is not None and not hasattr(config, "workerinput"):  # with several processes the first one judges
         config.pluginmanager.register(_Skips(Path(file)))

@@ -78,6 +78,7 @@ def test_json_on_a_folder_with_a_bad_picture(call: Run, tmp_path: Path) -> None:
     assert {key: row[key] for key in START} == START
 
 
+@pytest.mark.slow
 def test_a_new_process(tmp_path: Path) -> None:
     from multibox.benchmark.fresh import fresh_process
 
@@ -125,6 +126,7 @@ def test_the_fastest_of_several_is_noted(call: Run, monkeypatch: pytest.MonkeyPa
     assert "could not be noted" in call("engine=onnxruntime,openvino", "seconds=0.01")[1]
 
 
+@pytest.mark.slow
 def test_against_torchvision(call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchvision", reason="the train extra is not installed")
     code, out, _ = call("engine=onnxruntime", "seconds=0.01", "threads=1", "against=ssdlite320", "--json")

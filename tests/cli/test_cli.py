@@ -300,6 +300,7 @@ def test_patterns_and_source_spelling(run: Run) -> None:
     assert said.code == 0
 
 
+@pytest.mark.slow
 def test_a_picture_from_standard_input(tmp_path: Path) -> None:
     said = spawn("predict", "-", "--json", "--save", cwd=tmp_path, stdin=Path(CAT).read_bytes())
     assert said.code == 0

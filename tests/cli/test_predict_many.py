@@ -34,6 +34,7 @@ def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return call
 
 
+@pytest.mark.slow
 def test_a_folder_is_the_same_with_any_number_of_workers(predict: Call) -> None:
     Path("in").mkdir()
     for i in range(9):

@@ -152,6 +152,7 @@ def test_a_model_file_can_be_trained_further(run: Run, data: Path) -> None:
     assert card.class_map.names == ("green box",)
 
 
+@pytest.mark.slow
 def test_resuming_from_the_command_line(run: Run, data: Path) -> None:
     assert run("train", "data", "recipe=plain.toml", *SMALL).code == 0
     said = run("train", "--resume", "runs/train", "workers=1")
@@ -179,6 +180,7 @@ def test_resuming_from_the_command_line(run: Run, data: Path) -> None:
     assert "last.resume.safetensors: no such file" in said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["batch", "lr"])
 def test_finding_from_the_command_line(
     what: str, run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -242,6 +244,7 @@ def test_unreadable_pictures_are_counted_at_the_end(run: Run, data: Path) -> Non
     assert said.err.splitlines()[-1] == "1 picture could not be read; `multibox check` names them"
 
 
+@pytest.mark.slow
 def test_lost_boxes_and_a_kept_start_are_said_at_the_end(run: Run, data: Path) -> None:
     labels = sorted((data / "labels" / "train").iterdir())
     labels[0].write_text(labels[0].read_text() + "0 0.5 0.5 wide 0.1\n")
@@ -256,6 +259,7 @@ def test_lost_boxes_and_a_kept_start_are_said_at_the_end(run: Run, data: Path) -
     assert "best weights (after epoch 0): runs/train-2/weights/best.safetensors" in said.out
 
 
+@pytest.mark.slow
 def test_the_report_of_the_best_weights_is_left(run: Run, data: Path) -> None:
     said = run("train", "data", "recipe=plain.toml", *SMALL, "plots=true")
     assert said.code == 0
@@ -266,6 +270,7 @@ def test_the_report_of_the_best_weights_is_left(run: Run, data: Path) -> None:
     assert metrics["summary"]["AP"] == pytest.approx(max(float(row["AP"]) for row in history), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_quiet_means_quiet(run: Run, data: Path) -> None:
     said = run("train", "data", "recipe=plain.toml", *SMALL, "--quiet")
     assert (said.code, said.out, said.err) == (0, "", "")

@@ -39,6 +39,7 @@ def iou_of(a, b):
     return overlap_of(a, b) / union if union > 0 else 0.0
 
 
+@pytest.mark.slow
 @given(some_boxes, some_boxes)
 def test_iou_is_that_of_two_loops(a_xyxy, b_xyxy):
     iou = iou_matrix(a_xyxy.double(), b_xyxy.double())
@@ -46,6 +47,7 @@ def test_iou_is_that_of_two_loops(a_xyxy, b_xyxy):
     torch.testing.assert_close(iou, torch.tensor(expected, dtype=torch.float64).reshape(iou.shape))
 
 
+@pytest.mark.slow
 @given(some_boxes, some_boxes)
 def test_iou_is_symmetric_and_between_0_and_1(a_xyxy, b_xyxy):
     iou = iou_matrix(a_xyxy, b_xyxy)
@@ -87,6 +89,7 @@ def test_leading_axes_broadcast():
     torch.testing.assert_close(iou[2, 4], iou_matrix(a_xyxy[2, 0], b_xyxy[4]))
 
 
+@pytest.mark.slow
 @given(some_boxes, some_boxes)
 def test_ioa_is_the_share_of_the_second_box(a_xyxy, b_xyxy):
     share = ioa_matrix(a_xyxy.double(), b_xyxy.double())

@@ -112,6 +112,7 @@ coarse_box = st.tuples(coarse, coarse, st.integers(1, 3), st.integers(1, 3)).map
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(
     st.lists(coarse_box, min_size=1, max_size=7),

@@ -79,6 +79,7 @@ def test_a_split_is_read_alone(small: Dataset, name: str, tmp_path: Path) -> Non
         read_dataset(path, split="bicycle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["bccd", "voc_sample", "coco_val128"])
 def test_the_chain_of_formats_keeps_real_sets(
     folder: str, data_folder: Path, tmp_path: Path, assert_same: Callable[..., None]

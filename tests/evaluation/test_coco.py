@@ -60,6 +60,7 @@ def test_numpy_equals_pycocotools(world, seed) -> None:
     assert_equal_results(evaluate_coco(data, engine="numpy"), evaluate_coco(data, engine="pycocotools"))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),

@@ -68,6 +68,7 @@ def test_title_says_the_protocol_and_axes_have_units(name) -> None:
     assert axes.get_ylabel() or name == "errors"
 
 
+@pytest.mark.slow
 def test_names_with_dollar_signs_and_long_names_are_drawn_as_they_are(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     classes = ClassMap(("$1 note$", "x" * 200, "na_me^"))

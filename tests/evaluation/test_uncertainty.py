@@ -116,6 +116,7 @@ def test_a_clearly_better_model_is_found_better() -> None:
     assert (back.name_a, back.name_b) == ("random 1", "worse")
 
 
+@pytest.mark.slow
 def test_two_equally_good_models_differ_by_chance_only() -> None:
     excluded = 0
     for trial in range(30):
@@ -171,6 +172,7 @@ def test_unknown_metrics_and_impossible_settings_are_refused() -> None:
         compare(data, data, level=1.0)
 
 
+@pytest.mark.slow
 def test_a_thousand_resamples_of_a_real_size_take_seconds() -> None:
     data = random_set(1, pictures=839, classes=15, objects=4, extra=40, shift=0.1)
     start = time.perf_counter()

@@ -56,6 +56,7 @@ def test_the_engine_agrees_with_eager_torch(tmp_path: Path, exported: Any) -> No
     assert several[0] == several[1] == several[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head(head: str, tmp_path: Path, exported: Any) -> None:
     made = exported("tinyssd256", (96, 64))

@@ -34,6 +34,7 @@ def read_by(model: Any, name: str) -> list[Any]:
     return [node for node in model.graph.node if name in node.input]
 
 
+@pytest.mark.slow
 def test_heads_stay_float_and_all_else_is_int8(tiny: OnnxQuantizer) -> None:
     network, quantizer = tiny.network, tiny
     model = quantizer.quantised()

@@ -23,6 +23,8 @@ from multibox.export.verify.check import Report, verify
 from multibox.export.verify.samples import drawn_pictures
 from multibox.spec.classes import ClassMap
 
+pytestmark = pytest.mark.slow
+
 SIZE_HW = (96, 64)
 ANCHORS = 512  # of tinyssd256 at this size
 ROWS = 200

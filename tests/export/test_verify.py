@@ -31,6 +31,8 @@ from multibox.pictures.read import read_picture
 from multibox.spec.card import ModelCard
 from multibox.spec.classes import ClassMap
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 
 
@@ -170,7 +172,6 @@ def labelled_by_the_model(classes: ClassMap) -> Dataset:
     return Dataset.from_records(records, classes, root=Path("/"))
 
 
-@pytest.mark.slow
 def test_int8_is_judged_by_accuracy_and_names_the_classes(tmp_path: Path) -> None:
     from multibox.export.int8_onnx import OnnxQuantizer
 
@@ -191,7 +192,6 @@ def test_int8_is_judged_by_accuracy_and_names_the_classes(tmp_path: Path) -> Non
     assert "; most in " in broken.failures[0]
 
 
-@pytest.mark.slow
 def test_what_fails_leaves_an_earlier_export_alone(tmp_path: Path) -> None:
     aside, path = tmp_path / "aside", tmp_path / "a.onnx"
     aside.mkdir()
@@ -215,7 +215,6 @@ def test_what_fails_leaves_an_earlier_export_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("a.onnx.rejected*"))
 
 
-@pytest.mark.slow
 def test_an_export_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt

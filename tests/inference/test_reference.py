@@ -76,6 +76,7 @@ def test_every_anchor_of_every_picture(case: tuple[Detector, str], reference_fol
     assert checked == len(facts), f"only {checked} of {len(facts)} pictures decode to the reference's pixels"
 
 
+@pytest.mark.slow
 def test_the_reference_detections_and_no_other(case: tuple[Detector, str], reference_folder: Path) -> None:
     detector, storage = case
     score_limit, box_limit = TOLERANCE[storage]

@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SPEC = PostprocessSpec(activation="sigmoid", nms_iou=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size_hw", [(1000, 1000), (641, 4000), (4000, 200), (1281, 1279), (640, 641)])
 @pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5, 0.999])
 def test_tiles_cover_the_picture_and_share_enough(size_hw: tuple[int, int], overlap: float) -> None:

@@ -181,6 +181,7 @@ def detections(detector, images):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFAULT_BOXES)
 def test_anchors_are_measured_for_the_size_asked_for(name: str) -> None:
     detector = create_model(name)

@@ -866,6 +866,7 @@ def test_flipped_bytes(case: str, seed: int, count: int) -> None:
     assert rgb is None or (rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3)
 
 
+@pytest.mark.slow
 @given(text=st.text() | st.binary().map(os.fsdecode))
 def test_one_line(text: str) -> None:
     shown = one_line(text)

@@ -158,6 +158,7 @@ def test_resized_is_the_preprocessing_rounded(coordinates: Any, interpolation: A
     np.testing.assert_allclose(geometry.to_picture(unit_xyxy), [(5, 6, 50, 40)], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_storage_of_the_picture_makes_no_difference() -> None:
     rgb = noise(60, 80)
     packed = np.concatenate([rgb, noise(60, 80, seed=1)[..., :1]], axis=2)[..., :3]
@@ -175,6 +176,7 @@ def test_storage_of_the_picture_makes_no_difference() -> None:
 # --- zoom-out ---
 
 
+@pytest.mark.slow
 def test_zoom_out_happens_half_the_time_with_a_uniform_ratio() -> None:
     rng = np.random.default_rng(2)
     sample = make(np.full((200, 300, 3), 255, np.uint8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from multibox.spec.classes import ClassMap
 from multibox.training import console
 from multibox.training.config import TrainConfig, from_toml, merge, to_toml
 from multibox.training.console import ConsoleLines
-from multibox.training.preparation import suited
+from multibox.training.preparation import prepared, suited
 from multibox.training.progress import StepRecord
 from multibox.training.run import resume, train
 from multibox.training.splits import _held_out
 from multibox.training.transfer import Start, start_from
-from multibox.weights import load_detector
+from multibox.weights import load_detector, make_card, save_detector
 
 # ------------------------------------------------------------------------------------------------ the start
 
@@ -34,6 +35,7 @@ def learnt(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(config(pictures, epochs=6, batch=2, lr0=0.05, crop=0, zoom_out=0), folder=folder).best
 
 
+@pytest.mark.slow
 def test_a_start_that_no_epoch_beats_is_kept(learnt: Path, pictures: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     given = config(pictures, model=str(learnt), imgsz="", lr0=1e-12, epochs=2, warmup=0, ema=0)
@@ -48,6 +50,7 @@ def test_a_start_that_no_epoch_beats_is_kept(learnt: Path, pictures: Path, tmp_p
     assert (tmp_path / "results.csv").read_text().count("\n") == 4
 
 
+@pytest.mark.slow
 def test_a_stop_before_the_first_step_leaves_the_start_to_be_validated(
     learnt: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +74,24 @@ def test_a_stop_before_the_first_step_leaves_the_start_to_be_validated(
 
 def test_new_classes_have_no_start_to_validate(pictures: Path, tmp_path: Path) -> None:
     assert [row["epoch"] for row in train(config(pictures, epochs=1, warmup=0), folder=tmp_path).history] == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, 0.6), ({"classes": "red box"}, 0.6), ({"nms_iou": 0.3}, 0.3), ({"model": "tinyssd256", "imgsz": 64}, 0.45)],
+)
+def test_suppression_stays_where_the_model_knows_every_class(
+    changes: dict[str, Any], expected: float, learnt: Path, pictures: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.safetensors"
+    detector, card = load_detector(learnt)
+    spec = detector.spec
+    detector.spec = dataclasses.replace(spec, postprocess=dataclasses.replace(spec.postprocess, nms_iou=0.6))
+    save_detector(path, detector, make_card(detector, card.class_map, name="own"))
+    given = config(pictures, **{"model": str(path), "imgsz": "", "new_nms_iou": 0.45, **changes})
+    with prepared(given, tmp_path) as trainer:
+        assert trainer.detector.spec.postprocess.nms_iou == expected
 
 
 # ------------------------------------------------------------------------------------------------ rate and length

@@ -27,6 +27,7 @@ from multibox.training.run import train
 SOURCE = Path(__file__).parents[2] / "src" / "multibox"
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_data_ends_its_epochs(tmp_path: Path) -> None:
     result = train(config(write_pictures(tmp_path, count=4), batch=8), folder=run_folder(tmp_path / "run"))
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
@@ -77,6 +78,7 @@ def test_nothing_that_a_run_leaves_is_pickled(pictures: Path, tmp_path: Path) ->
         assert int.from_bytes(content[:8], "little") < len(content)
 
 
+@pytest.mark.slow
 def test_no_version_is_compared_as_text_and_no_module_ends_the_program() -> None:
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

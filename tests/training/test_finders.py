@@ -83,6 +83,7 @@ def test_no_batch_at_all_is_said(pictures: Path, monkeypatch: pytest.MonkeyPatch
         find("batch", config(pictures))
 
 
+@pytest.mark.slow
 def test_finding_a_learning_rate(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

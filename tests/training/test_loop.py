@@ -176,6 +176,7 @@ def test_an_epoch_mostly_without_objects_is_learnt(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ reports
 
 
+@pytest.mark.slow
 def test_steps_and_epochs_are_reported(pictures: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     with prepared(config(pictures), tmp_path) as trainer:
@@ -213,6 +214,7 @@ def test_numbers_are_those_of_val(pictures: Path, tmp_path: Path) -> None:
     assert card.metrics["AP50"] == pytest.approx(inside.numbers.ap50, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_each_epoch(pictures: Path, tmp_path: Path) -> None:
     result = train(config(pictures, val_every=2), folder=tmp_path)
     with (tmp_path / "results.csv").open(newline="") as file:
@@ -299,6 +301,7 @@ def test_training_imports_where_the_system_has_no_resource_module() -> None:
 # ------------------------------------------------------------------------------------------------ callbacks
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_steps_and_epochs(pictures: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -323,6 +326,7 @@ def test_an_absent_tensorboard_is_said_before_the_first_step(
     assert not (tmp_path / "weights").exists()
 
 
+@pytest.mark.slow
 def test_own_callbacks_are_told_and_one_that_fails_is_left_out(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,6 +345,7 @@ def test_own_callbacks_are_told_and_one_that_fails_is_left_out(
     assert capsys.readouterr().err.count("Logger fails") == 1
 
 
+@pytest.mark.slow
 def test_the_documented_callback_works(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     run = SimpleNamespace(log=calls.append, finish=lambda: calls.append("finished"))
@@ -390,6 +395,7 @@ def test_half_precision_is_left_where_it_computes_wrongly(
 # ------------------------------------------------------------------------------------------------ what is learnt from
 
 
+@pytest.mark.slow
 def test_which_pictures_are_learnt_from(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def sizes(**changes: Any) -> tuple[int, int]:
         with prepared(config(pictures, **changes), tmp_path) as trainer:
@@ -455,6 +461,7 @@ def test_default_boxes_can_be_fitted(pictures: Path, tmp_path: Path, capsys: pyt
     assert "model: tinyssd256, random weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_first_batches_and_curves_are_drawn(pictures: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     train(config(pictures, plots=True, epochs=2), folder=tmp_path)

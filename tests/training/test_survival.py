@@ -40,6 +40,8 @@ from multibox.training.run import resume, train
 from multibox.training.workers import prepare_worker, received
 from multibox.weights import load_detector
 
+pytestmark = pytest.mark.slow
+
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
 
 
@@ -237,7 +239,6 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("updates", [0, 1, 2])
 def test_a_full_disk_leaves_the_old_state(
     updates: int, pictures: Path, folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
@@ -319,7 +320,6 @@ def test_other_errors_are_not_hidden(data: Path, folder: Path, monkeypatch: pyte
         train(config(data), folder=folder)
 
 
-@pytest.mark.slow
 def test_single_pictures_for_batch_normalisation_are_refused(data: Path, folder: Path) -> None:
     changes = {"model": "ssdlite300_mobilenetv2", "imgsz": 96, "epochs": 1, "warmup": 0, "batch": 1}
     with pytest.raises(TrainingError, match="use batch=2 or more for each process, or freeze_norm=true"):
@@ -352,7 +352,6 @@ class Accident:
         return Sample(sample.rgb / 2, sample.boxes_xyxy, sample.labels, sample.ignore)
 
 
-@pytest.mark.slow
 @needs_posix
 @pytest.mark.parametrize(
     ("what", "reason"),
@@ -421,7 +420,6 @@ for _ in range(2):  # torch sets its handler when the first workers start, and o
 """
 
 
-@pytest.mark.slow
 @needs_posix
 def test_a_loss_is_reported_where_batches_are_received() -> None:
     """Not in the middle of something else, which may be moving weights, or take the error for its own."""
@@ -455,7 +453,6 @@ def test_a_lost_worker_leaves_no_file_open(monkeypatch: pytest.MonkeyPatch) -> N
     assert [file() for file in files] == [None]
 
 
-@pytest.mark.slow
 def test_a_broken_connection_of_something_else_is_not_explained_away(data: Path, folder: Path) -> None:
     class Refused(Recorder):
         def on_step(self, record: StepRecord) -> None:
@@ -506,7 +503,6 @@ def test_a_failed_run_leaves_no_process_behind(
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.slow
 @needs_posix
 def test_a_worker_obeys_the_request_to_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multibox.training.workers.GRACE", 2)
@@ -535,7 +531,6 @@ def test_a_worker_obeys_the_request_to_end_after_a_while(monkeypatch: pytest.Mon
 # ------------------------------------------------------------------------------------------------ the best
 
 
-@pytest.mark.slow
 def test_the_best_weights_are_those_of_a_validation(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = iter([0.5, 0.3])
 
