@@ -88,6 +88,7 @@ def test_imports_go_downward(path: Path) -> None:
         assert allowed, f"{path}:{line}: {part} (floor {LAYERS[part]}) imports {target} (floor {LAYERS[target]})"
 
 
+@pytest.mark.slow
 def test_no_import_circle() -> None:
     """Wherever an import stands: a module that is reached from itself cannot be understood alone."""
     files = {module_name(path): path for path in modules()}

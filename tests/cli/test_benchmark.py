@@ -44,6 +44,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return command
 
 
+@pytest.mark.slow
 def test_a_page(call: Run) -> None:
     code, out, err = call("engine=onnxruntime", "seconds=0.01", "batch=1,2", "threads=1")
     assert code == 0
@@ -143,6 +144,7 @@ def test_against_torchvision(call: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert "| ssdlite300-coco | onnxruntime | ssdlite320_mobilenet_v3_large |" in out
 
 
+@pytest.mark.slow
 def test_several_models(call: Run, tmp_path: Path) -> None:
     other = tmp_path / "other.onnx"
     other.write_bytes(run.Detector("ssdlite300-coco", engine="onnxruntime").path.read_bytes())

@@ -665,6 +665,7 @@ def test_info_worked_example(run: Run) -> None:
     assert "A box has 15 outputs: 4 offsets and 11 scores (10 classes + background; softmax over them)." in said.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "boxes"),
     [("ssd300_vgg16", 8732), ("ssd512_vgg16", 24564), ("ssdlite300_mobilenetv2", 1917), ("tinyssd256", 5444)],
@@ -674,6 +675,7 @@ def test_info_of_every_network(run: Run, name: str, boxes: int) -> None:
     assert re.search(rf"^total +{boxes} ", run("info", name).out, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imgsz", ["320,480", "320x480", " 320 , 480 "])
 def test_info_at_another_size(run: Run, imgsz: str) -> None:
     pytest.importorskip("torch")

@@ -236,6 +236,7 @@ def test_a_data_set_without_objects_is_refused(run: Run, data: Path, tmp_path: P
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_counted_at_the_end(run: Run, data: Path) -> None:
     sorted((data / "images" / "train").iterdir())[2].write_bytes(b"")
     said = run("train", "data", "recipe=plain.toml", *SMALL)

@@ -204,6 +204,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
     return Dataset.from_records(records, ClassMap(tuple(names), tuple(class_ids)), root="/nowhere")
 
 
+@pytest.mark.slow
 @given(dataset=datasets())
 @settings(max_examples=25)
 @pytest.mark.parametrize("generated", sorted(WRITABLE))

@@ -89,6 +89,7 @@ def blood_cells(data_folder: Path) -> list[Shot]:
     return shots
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(WRITERS))
 def test_the_first_command_of_a_newcomer_keeps_every_blood_cell(
     name: str, tmp_path: Path, blood_cells: list[Shot]

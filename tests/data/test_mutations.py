@@ -261,6 +261,7 @@ LAYOUTS = (*sorted(WRITERS), *OWN)
 ROUNDS = 1 + -(-EXAMPLES // (len(LAYOUTS) * len(MUTATIONS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_mutation_loses_a_box_without_a_word(layout: str, shots: list[Shot]) -> None:
     if layout == "multibox_parquet":

@@ -266,6 +266,7 @@ PLANTS = [
 CASES = [(plant, format) for plant in PLANTS for format in plant.formats]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plant", "format"), CASES, ids=lambda value: getattr(value, "kind", value))
 def test_every_planted_fault_is_found_and_repaired(plant: Plant, format: str, tmp_path: Path) -> None:
     records = clean_set(tmp_path / "source")

@@ -52,6 +52,7 @@ def assert_equal_results(mine, reference) -> None:
             assert mine[path] == value, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("seed", range(4))
 def test_numpy_equals_pycocotools(world, seed) -> None:

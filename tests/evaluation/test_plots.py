@@ -46,6 +46,7 @@ def test_plots_are_legible_pictures_for_any_number_of_classes(name, classes, tmp
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAW)
 @pytest.mark.parametrize(
     "data", [EvaluationSet(CLASSES, [], []), one_picture(truth([(0, 0, 9, 9)], [0]), found())], ids=["none", "missed"]

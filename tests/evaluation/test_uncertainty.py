@@ -38,6 +38,7 @@ def test_value_is_the_number_of_the_engines(seed, world) -> None:
         assert result[name].value == (None if value is None else pytest.approx(value, abs=1e-9)), name
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 3), min_size=6, max_size=6), st.booleans())
 def test_a_resample_equals_evaluating_the_repeated_pictures(seed, counts, ties) -> None:

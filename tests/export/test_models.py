@@ -23,6 +23,8 @@ from multibox.inference import Detector
 from multibox.models import list_models
 from multibox.pictures.read import read_picture
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 FEW = 2
 
@@ -54,7 +56,6 @@ def check(made: Any, layout: Layout, tmp_path: Path, pictures: list[np.ndarray])
     assert {row.output for row in report.tensors} == {"network_input", "offsets", "logits"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_free_batch(head: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
     layout = Layout(head, 1 if HEADS[head].single else None, preprocess=head in ("nms", "decoded"))
@@ -67,7 +68,6 @@ def test_fixed_batch(head: str, tmp_path: Path, sixteen: list[np.ndarray], expor
     check(exported(TINY, SIZE_HW), layout, tmp_path, sixteen[: BATCH + 1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 def test_every_registered_network(name: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
     made = exported(SHIPPED.get(name, name), SMALLER.get(name))
@@ -75,7 +75,6 @@ def test_every_registered_network(name: str, tmp_path: Path, sixteen: list[np.nd
         check(made, layout, tmp_path, sixteen[:FEW])
 
 
-@pytest.mark.slow
 def test_the_shipped_onnx_is_the_export_of_the_shipped_weights(tmp_path: Path, exported: Any) -> None:
     made = exported("ssdlite300-coco")
     assert "Pad" not in {node.op_type for node in made.network.graph.node}  # same padding costs no node

@@ -19,6 +19,8 @@ from multibox.export.int8_onnx import OnnxQuantizer, last_convolutions
 from multibox.export.layout import Layout
 from multibox.export.verify.samples import drawn_pictures
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(exported: Any) -> OnnxQuantizer:
@@ -34,7 +36,6 @@ def read_by(model: Any, name: str) -> list[Any]:
     return [node for node in model.graph.node if name in node.input]
 
 
-@pytest.mark.slow
 def test_heads_stay_float_and_all_else_is_int8(tiny: OnnxQuantizer) -> None:
     network, quantizer = tiny.network, tiny
     model = quantizer.quantised()
@@ -124,7 +125,6 @@ def pointwise(exported: Any) -> OnnxQuantizer:
     return OnnxQuantizer(made.network, made.card, drawn_pictures()[:3])
 
 
-@pytest.mark.slow
 def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: OnnxQuantizer) -> None:
     network, inputs, quantizer = pointwise.network, pointwise.inputs, pointwise
     assert quantizer.always_float == []
@@ -142,7 +142,6 @@ def test_pointwise_heads_multiply_int8_and_give_float32(pointwise: OnnxQuantizer
         assert snr_db(before, theirs) > 20
 
 
-@pytest.mark.slow
 def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(pointwise: OnnxQuantizer) -> None:
     """Apart from 8-bit weights and a bias in units of the product, nothing is rounded."""
     network, inputs, quantizer = pointwise.network, pointwise.inputs, pointwise
@@ -165,7 +164,6 @@ def test_a_pointwise_head_is_the_convolution_with_rounded_weights_and_bias(point
         np.testing.assert_allclose(given, expected, rtol=0, atol=half + 1e-4)
 
 
-@pytest.mark.slow
 def test_pictures_of_a_batch_do_not_mix(pointwise: OnnxQuantizer) -> None:
     import onnxruntime
 
@@ -177,7 +175,6 @@ def test_pictures_of_a_batch_do_not_mix(pointwise: OnnxQuantizer) -> None:
             np.testing.assert_allclose(all_of_them[row], one[0], rtol=0, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_a_head_whose_input_is_float_stays_float(pointwise: OnnxQuantizer) -> None:
     network, inputs, quantizer = pointwise.network, pointwise.inputs, pointwise
     name = last_of(network)[0]

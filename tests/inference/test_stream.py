@@ -69,6 +69,7 @@ def test_one_picture_pays_for_no_thread(detector: Detector, monkeypatch: pytest.
     stream.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"workers": 1}, {"workers": 3}, {"batch": 5}])
 @pytest.mark.parametrize("concurrent", ["from the first", "later", "never"])
 def test_the_same_bit_for_bit(
@@ -123,6 +124,7 @@ def test_an_array_may_be_written_over_after_it_was_drawn(detector: Detector, fol
     assert detector.predict(camera()) == [detector(frame) for frame in frames]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad_at", [0, 1, 10])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_unreadable_picture(

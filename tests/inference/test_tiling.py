@@ -122,6 +122,7 @@ def canvas() -> tuple[np.ndarray, list[tuple[str, list[int]]]]:
     return np.array(picture), [("cat", [x, y, x + 180, y + 120]) for x, y in places]
 
 
+@pytest.mark.slow
 def test_small_objects_in_a_large_picture(detector: Detector, canvas: tuple[np.ndarray, list]) -> None:
     picture, truth = canvas
     assert "cat" not in detector(picture).names
@@ -134,6 +135,7 @@ def test_small_objects_in_a_large_picture(detector: Detector, canvas: tuple[np.n
         assert (share > 0.5).sum() == 1
 
 
+@pytest.mark.slow
 def test_the_same_in_one_thread_and_in_streams(detector: Detector, canvas: tuple[np.ndarray, list]) -> None:
     picture, _ = canvas
     alone = detector(picture, tile=640, workers=1)

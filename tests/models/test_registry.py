@@ -199,6 +199,7 @@ def test_a_picture_too_small_for_the_network_is_refused() -> None:
         create_model("ssd300_vgg16", size_hw=[40, 40]).anchors_cxcywh()
 
 
+@pytest.mark.slow
 def test_the_worked_example() -> None:
     """A 10×10×512 map, 4 boxes a cell, 10 classes and background: 400 boxes, 10 × 10 × 4 × (11 + 4) = 6000 outputs."""
     ratios = [[2], [2, 3], [2], [2, 3], [2], [2]]
@@ -324,6 +325,7 @@ def test_an_installed_package_brings_a_builder(monkeypatch: pytest.MonkeyPatch) 
     assert (made.builder, made.arguments) == ("borrowed", {"num_classes": 3})
 
 
+@pytest.mark.slow
 def test_published_parameter_counts() -> None:
     assert summarise(create_model("ssd512_vgg16", num_classes=20))["parameters"] == 27_188_676
     assert summarise(create_model("ssd300_vgg16", num_classes=90))["parameters"] == 35_641_826

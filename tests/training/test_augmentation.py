@@ -261,6 +261,7 @@ def test_crops_keep_to_scale_and_aspect(min_scale: float, canvas_hw: tuple[int, 
             assert np.corrcoef(x1 / np.maximum(canvas_hw[1] - (x2 - x1), 1), wide)[0, 1] < 0.1
 
 
+@pytest.mark.slow
 def test_every_sampler_is_chosen_equally_often() -> None:
     options = AugmentOptions(crop_trials=1000, crop_overlaps=(0.1, 0.3, 0.5, 0.7, 0.8))
     guides = np.array([(20.0, 20.0, 380.0, 280.0)])

@@ -262,6 +262,7 @@ def sizes_of(made: TrainingPictures) -> np.ndarray:
     return np.array([picture_size_hw(made.annotations.picture_path(i)) for i in range(count)], np.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gigabytes", [1, 60e-6, 1e-9, 0])
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["ram", "disk"])

@@ -453,6 +453,7 @@ def test_only_some_classes(pictures: Path, tmp_path: Path) -> None:
         assert trainer.detector.spec.num_classes == 1
 
 
+@pytest.mark.slow
 def test_default_boxes_can_be_fitted(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = train(config(pictures, anchors="fit", epochs=1, warmup=0, quiet=False), folder=tmp_path)
     _, card = load_detector(result.best)

@@ -107,6 +107,7 @@ def test_the_table_accounts_for_every_tensor(source: Path, names: tuple[str, ...
         assert not gone
 
 
+@pytest.mark.slow
 def test_the_table_names_classes(source: Path) -> None:
     fates = [row.fate for row in start_from(str(source), ClassMap(("dog", "nut", "bolt"))).table]
     assert "carried by class name: dog" in fates
@@ -168,6 +169,7 @@ def test_the_number_of_classes_changes_no_default_box(classes: int) -> None:
     assert shipped.spec.anchors == load_detector(CATALOGUE["ssdlite300-coco"].path(".safetensors"))[0].spec.anchors
 
 
+@pytest.mark.slow
 def test_the_shipped_model_knows_its_classes_under_other_names() -> None:
     start = start_from("ssdlite300-coco", ClassMap(("motorbike", "bolt", "Aeroplane")), size_hw=(96, 96))
     assert start.carried == ("motorbike", "Aeroplane")

@@ -98,6 +98,7 @@ def write_graph(folder: Path, tensors: dict[str, np.ndarray], shard_bytes: int =
     return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
+@pytest.mark.slow
 def test_a_graph_model_comes_back_as_the_network_it_was(tmp_path: Path) -> None:
     network, tensors = graph_tensors(0)
     digests = write_graph(tmp_path, tensors)
