@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from multibox.errors import OptionError, did_you_mean
+from multibox.errors import OptionError
 from multibox.spec.classes import ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 
@@ -46,19 +46,6 @@ class PictureOptions:
         require_count(self, "max_det")
         if self.classes is not None and not isinstance(self.classes, str | numbers.Integral):
             object.__setattr__(self, "classes", tuple(self.classes))  # type: ignore[arg-type]  # not a number
-
-    @classmethod
-    def from_keywords(cls, options: Mapping[str, Any]) -> PictureOptions:
-        """From keyword arguments.
-
-        Raises:
-            OptionError: also an unknown one; the message names the nearest.
-        """
-        known = cls.__dataclass_fields__
-        for key in options:
-            if key not in known:
-                raise OptionError(f"unknown option {key!r}; {did_you_mean(key, known)}")
-        return cls(**options)
 
     def selected(self, class_map: ClassMap) -> tuple[int, ...] | None:
         """Indexes of the wanted classes; None for all."""
