@@ -21,6 +21,7 @@ __all__ = [
     "first_line",
     "install_command",
     "last_line",
+    "one_line",
 ]
 
 
@@ -109,3 +110,12 @@ def _lines(error: BaseException) -> list[str]:
 def counted(count: int, one: str, several: str = "") -> str:
     """A number and its noun: 1 picture, 2 pictures."""
     return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def one_line(text: object) -> str:
+    """Text that prints everywhere on one line: control characters and undecodable bytes become escapes."""
+    plain = str(text)
+    if plain.isprintable():
+        return plain  # a half of a UTF-16 pair is not printable, so this encodes
+    plain = plain.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in plain)

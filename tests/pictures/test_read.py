@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from multibox.errors import ContractError, ImageError, OptionError
-from multibox.pictures import read as images
-from multibox.pictures.read import PICTURE_SUFFIXES, one_line, picture_facts, picture_size_hw, read_picture
+from multibox.errors import ContractError, ImageError, OptionError, one_line
+from multibox.pictures import opening, pixels
+from multibox.pictures.read import PICTURE_SUFFIXES, picture_facts, picture_size_hw, read_picture
 
 AVIF = ["AVIF"] if ".avif" in Image.registered_extensions() else []
 RGB = np.random.default_rng(0).integers(0, 256, (11, 17, 3), np.uint8)
@@ -135,14 +135,14 @@ SHAREABLE = {
 def shared(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For every picture read whether its pixels are Pillow's own."""
     seen: list[bool] = []
-    original = images._shared_pixels
+    original = pixels.shared_pixels
 
     def watched(image: Image.Image) -> NDArray[np.uint8] | None:
         pixels = original(image)
         seen.append(pixels is not None)
         return pixels
 
-    monkeypatch.setattr(images, "_shared_pixels", watched)
+    monkeypatch.setattr(pixels, "shared_pixels", watched)
     return seen
 
 
@@ -154,7 +154,7 @@ def test_pixels_are_the_same_shared_and_copied(
     path.write_bytes(SHAREABLE[case])
     ours = [read_picture(path), read_picture(SHAREABLE[case])]
     assert shared == [hasattr(Image.Image, "__arrow_c_array__")] * 2
-    monkeypatch.setattr(images, "_shared_pixels", lambda _: None)
+    monkeypatch.setattr(pixels, "shared_pixels", lambda _: None)
     copied = read_picture(path)
     for rgb in ours:
         np.testing.assert_array_equal(rgb, copied)
@@ -236,7 +236,7 @@ def test_a_large_file_is_read_in_pieces(kind: str, tmp_path: Path) -> None:
     expected = read_picture(content)
     for limit in (0, len(content) - 1, len(content)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(images, "_READ_WHOLE_BYTES", limit)
+            patch.setattr(opening, "_READ_WHOLE_BYTES", limit)
             np.testing.assert_array_equal(read_picture(path), expected)
             assert picture_size_hw(path) == (700, 900)
     path.write_bytes(content[: len(content) // 2])
@@ -249,8 +249,8 @@ def test_stream_that_gives_less_than_it_holds() -> None:
     stream = Dripping(data[:10], None, bytearray(data[10:50]), None, data[50:])
     assert np.array_equal(read_picture(cast("BinaryIO", stream)), smooth())
     with pytest.raises(ImageError, match="is longer than 5 bytes"):
-        images.read_limited(cast("BinaryIO", Dripping(b"abc", b"def")), "x", limit=5)
-    assert images.read_limited(cast("BinaryIO", Dripping(b"abc", b"de")), "x", limit=5) == b"abcde"
+        opening.read_limited(cast("BinaryIO", Dripping(b"abc", b"def")), "x", limit=5)
+    assert opening.read_limited(cast("BinaryIO", Dripping(b"abc", b"de")), "x", limit=5) == b"abcde"
 
 
 def test_unbuffered_pipe_and_one_that_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_unbuffered_pipe_and_one_that_stays_silent(monkeypatch: pytest.MonkeyPat
     with open(inner, "rb", buffering=0) as stream:  # noqa: PTH123
         assert np.array_equal(read_picture(cast("BinaryIO", stream)), smooth())
     thread.join()
-    monkeypatch.setattr(images, "STREAM_SILENCE_S", 0.05)
+    monkeypatch.setattr(opening, "STREAM_SILENCE_S", 0.05)
     with pytest.raises(ImageError, match="gave nothing for"):
         read_picture(cast("BinaryIO", Dripping(*[None] * 100)))
 
@@ -470,7 +470,7 @@ MODES = {
 def test_an_unknown_white_and_further_pages_are_said(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_said", set())  # other tests may have said as much as is ever said
+    monkeypatch.setattr(pixels, "_said", set())  # other tests may have said as much as is ever said
     wide = encoded(Image.fromarray(DEEP.astype(np.int32)), "TIFF")
     for _ in range(2):
         read_picture(wide, name="one.tif")

@@ -16,8 +16,9 @@ from PIL import Image
 
 import multibox
 from multibox.errors import ImageError
-from multibox.pictures import sources
-from multibox.pictures.sources import Expansion, Source, expand_sources, unique_output_names
+from multibox.pictures import urls
+from multibox.pictures.output_names import unique_output_names
+from multibox.pictures.sources import Expansion, Source, expand_sources
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -312,8 +313,8 @@ def test_address(server: str, path: str) -> None:
     ],
 )
 def test_address_that_gives_no_picture(server: str, path: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "URL_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(sources, "URL_MAX_BYTES", 200_000)
+    monkeypatch.setattr(urls, "URL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(urls, "URL_MAX_BYTES", 200_000)
     (source,) = expand_sources([server + path]).sources
     with pytest.raises(ImageError, match=words) as caught:
         source.read()

@@ -40,9 +40,8 @@ def command(
     from multibox.data.picture_files import check_sizes
     from multibox.doctor.anchors import propose_anchors, save_anchor_spec
     from multibox.doctor.picture_checks import split_role
-    from multibox.errors import OptionError, counted
+    from multibox.errors import OptionError, counted, one_line
     from multibox.inference.engines.opening import model_card
-    from multibox.pictures.read import one_line
 
     if save is not None and Path(save).suffix.lower() != ".json":
         raise OptionError(f"save must be a .json file, got {save!r}")

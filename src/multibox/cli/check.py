@@ -113,7 +113,7 @@ class _Speaker:
 
     def __call__(self, line: str, *, worst: bool = False) -> None:
         if not self._as_json and (worst or not self._quiet):
-            from multibox.pictures.read import one_line
+            from multibox.errors import one_line
 
             click.echo(line[: len(line) - len(line.lstrip())] + one_line(line.lstrip()))
 

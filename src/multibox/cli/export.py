@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from multibox.cli.options import KeyValueCommand, Number, builder_arguments
+from multibox.errors import one_line
 from multibox.export.formats import FORMATS
 from multibox.export.heads import HEADS
-from multibox.pictures.read import one_line
 
 if TYPE_CHECKING:
     from multibox.export.run import Outcome

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from multibox.cli.options import KeyValueCommand
-from multibox.errors import MissingDependencyError, ModelFileError, OptionError
-from multibox.pictures.read import one_line
+from multibox.errors import MissingDependencyError, ModelFileError, OptionError, one_line
 from multibox.spec.classes import ClassMap
 from multibox.weights.foreign.table import IMPORTERS, importer_row, recognised
 

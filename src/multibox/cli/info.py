@@ -10,9 +10,8 @@ import click
 from multibox.catalogue import DEFAULT_MODEL
 from multibox.cli.options import KeyValueCommand
 from multibox.cli.options import builder_arguments as takes_builder_arguments
-from multibox.errors import ModelFileError, OptionError
+from multibox.errors import ModelFileError, OptionError, one_line
 from multibox.inference.engines.opening import model_card
-from multibox.pictures.read import one_line
 from multibox.spec.card import ModelCard
 from multibox.spec.preprocess import parse_size_hw
 

@@ -10,9 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from multibox.errors import ImageError, MultiboxError
+from multibox.errors import ImageError, MultiboxError, one_line
 from multibox.files import atomic_write
-from multibox.pictures.read import one_line
 from multibox.run_folders import discard_empty_folder, new_run_folder
 from multibox.spec.detections import Detections
 
@@ -30,7 +29,7 @@ class Outputs:
     """Writers for one run. Built by `open_outputs`."""
 
     def __init__(self, sources: Sequence[Source], options: dict[str, Any], stack: ExitStack) -> None:
-        from multibox.pictures.sources import unique_output_names
+        from multibox.pictures.output_names import unique_output_names
 
         self._draw = options["save"] if options["save"] is not None else not options["as_json"]
         self._text, self._scores = options["save_txt"], options["save_conf"]

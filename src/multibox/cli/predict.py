@@ -14,8 +14,7 @@ import click
 from multibox.catalogue import DEFAULT_MODEL
 from multibox.cli.options import KeyValueCommand, Number, builder_arguments
 from multibox.cli.outputs import open_outputs
-from multibox.errors import ImageError, OptionError, counted
-from multibox.pictures.read import one_line
+from multibox.errors import ImageError, OptionError, counted, one_line
 from multibox.spec.classes import ClassMap, select_classes
 from multibox.spec.detections import Detections
 

@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from multibox.cli.options import KeyValueCommand, builder_arguments
-from multibox.errors import OptionError
-from multibox.pictures.read import one_line
+from multibox.errors import OptionError, one_line
 
 __all__ = ["command"]
 

@@ -10,8 +10,7 @@ from multibox.data.finder import PictureFinder
 from multibox.data.findings import Account, DataError
 from multibox.data.names import spelling, split_in_file_name
 from multibox.data.tree import Tree, suffix_of
-from multibox.errors import MultiboxError
-from multibox.pictures.read import one_line
+from multibox.errors import MultiboxError, one_line
 
 __all__ = ["NEAR_BYTES", "AnnotationFiles"]
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from multibox.errors import MultiboxError
-from multibox.pictures.read import one_line
+from multibox.errors import MultiboxError, one_line
 
 __all__ = ["KINDS", "Account", "DataError", "Finding", "Findings", "Severity"]
 

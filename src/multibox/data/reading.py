@@ -16,8 +16,7 @@ from multibox.data.names import split_in_path, usual_split
 from multibox.data.picture_files import actual_size_hw
 from multibox.data.records import Dataset
 from multibox.data.tree import Tree, folder_of, suffix_of
-from multibox.errors import ContractError, counted
-from multibox.pictures.read import one_line
+from multibox.errors import ContractError, counted, one_line
 from multibox.spec.classes import ClassMap
 
 __all__ = ["Reading"]

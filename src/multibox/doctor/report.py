@@ -16,11 +16,11 @@ from multibox.doctor.box_checks import class_counts
 from multibox.doctor.examination import CHECKED, DEEP_ONLY, Examination
 from multibox.doctor.kinds import FINDING_KINDS, CheckFinding, Level
 from multibox.doctor.picture_checks import split_of
-from multibox.errors import ImageError, OptionError
+from multibox.errors import ImageError, OptionError, one_line
 from multibox.files import atomic_write
 from multibox.html import Html, Mark, bars, details, gallery, page, picture, table, tag, tiles
 from multibox.pictures.draw import class_colour
-from multibox.pictures.read import one_line, read_picture
+from multibox.pictures.read import read_picture
 from multibox.pictures.reduced import reduced_jpeg
 
 __all__ = ["write_report"]

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 
 from multibox.data.picture_files import facts_to_know
 from multibox.data.records import Dataset
-from multibox.errors import ImageError
-from multibox.pictures.read import one_line, picture_facts, read_picture
+from multibox.errors import ImageError, one_line
+from multibox.pictures.read import picture_facts, read_picture
 
 __all__ = ["HASH_HW", "Scan", "scan_pictures"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from PIL import Image
 
 from multibox import html
-from multibox.errors import ImageError
+from multibox.errors import ImageError, one_line
 from multibox.evaluation.picture_costs import PictureCost
 from multibox.evaluation.records import EvaluationSet
-from multibox.pictures.read import one_line, read_picture
+from multibox.pictures.read import read_picture
 from multibox.spec.detections import Detections
 
 __all__ = ["report_page"]

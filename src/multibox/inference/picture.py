@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.errors import ImageError
-from multibox.pictures.read import read_limited, read_picture
+from multibox.pictures.opening import read_limited
+from multibox.pictures.read import read_picture
 
 if TYPE_CHECKING:
     from multibox.spec.options import PictureOptions

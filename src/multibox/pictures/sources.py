@@ -6,33 +6,24 @@ Nothing is decoded and nothing is downloaded here: a `Source` is a few strings, 
 from __future__ import annotations
 
 import fnmatch
-import http.client
 import os
 import re
 import sys
-import time
-import unicodedata
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal, NoReturn
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-import multibox
-from multibox.errors import ImageError
-from multibox.pictures.read import PICTURE_SUFFIXES, one_line, read_picture
+from multibox.errors import ImageError, one_line
+from multibox.pictures.read import PICTURE_SUFFIXES, read_picture
 from multibox.run_folders import RUN_MARKER
 
-__all__ = ["Expansion", "Source", "expand_sources", "unique_output_names"]
+__all__ = ["Expansion", "Source", "expand_sources"]
 
-URL_TIMEOUT_S = 30.0
-"""How long a server may stay silent, and a quarter of how long a whole download may take."""
-URL_MAX_BYTES = 256 << 20
 _URL_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _MAGIC = re.compile(r"[*?[]")
 _CHECK_PATH = "check the path"
@@ -53,12 +44,25 @@ class Source:
     @property
     def stem(self) -> str:
         """The name without folders and suffix, as the start of the name of an output file."""
-        return _name_parts(self)[-1]
+        return self.path.stem
+
+    @property
+    def path(self) -> PurePosixPath:
+        """Where it comes from: a path on this machine, host and path of an address, or "stdin"."""
+        if self.kind == "stdin":
+            return PurePosixPath("stdin")
+        if self.kind == "url":
+            parts = urllib.parse.urlsplit(self.location)
+            host = parts.netloc.rpartition("@")[2]
+            return PurePosixPath(host + urllib.parse.unquote(parts.path)) if parts.path else PurePosixPath(host)
+        return PurePosixPath(os.path.abspath(self.location).replace("\\", "/"))  # noqa: PTH100  (links stay)
 
     def read(self, *, max_pixels: int | None = None) -> NDArray[np.uint8]:
         """[H, W, 3] uint8 RGB of the upright picture, or ImageError; see `multibox.pictures.read.read_picture`."""
         if self.kind == "url":
-            return _read_url(self.location, self.name, max_pixels)
+            from multibox.pictures.urls import read_url  # what speaks HTTP is large
+
+            return read_url(self.location, self.name, max_pixels)
         if self.kind == "stdin":
             return read_picture(self.stream or sys.stdin.buffer, name=self.name, max_pixels=max_pixels)
         return read_picture(self.location, name=self.name, max_pixels=max_pixels)
@@ -272,164 +276,5 @@ def _natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
     return [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces], name
 
 
-# ------------------------------------------------------------------------------------------------ addresses
-
-
 def _without_password(url: str) -> str:
     return re.sub(r"//[^/?#]*@", "//", url)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Opens http and https and nothing else, so that a redirect cannot lead to file: or ftp: addresses."""
-    opener = urllib.request.OpenerDirector()
-    handlers = (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-    )
-    for handler in handlers:
-        opener.add_handler(handler())
-    return opener
-
-
-def _request(url: str, shown: str) -> urllib.request.Request:
-    """The address with spaces and letters beyond ASCII encoded, as browsers do."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        if not parts.hostname or parts.username is not None or re.search(r"[\x00-\x1f]", url):
-            raise ValueError("it needs a host, and no user name, password or control character")
-        port = "" if parts.port is None else f":{parts.port}"
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname.encode("idna").decode()
-        path = urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~-._")
-        query = urllib.parse.quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
-        plain = urllib.parse.urlunsplit((parts.scheme, host + port, path or "/", query, ""))
-    except ValueError as error:
-        raise ImageError(shown, f"is not a usable address ({one_line(error)})", "correct it") from error
-    agent = f"multibox/{multibox.__version__}"
-    return urllib.request.Request(plain, headers={"User-Agent": agent, "Accept": "image/*,*/*;q=0.5"})
-
-
-def _read_url(url: str, shown: str, max_pixels: int | None) -> NDArray[np.uint8]:
-    request = _request(url, shown)
-    try:
-        with _opener().open(request, timeout=URL_TIMEOUT_S) as response:
-            kind = str(response.headers.get_content_type())
-            data = _download(response.read1, shown, int(response.headers.get("Content-Length") or 0))
-    except urllib.error.HTTPError as error:
-        error.close()
-        reason = f"the server answered {error.code} {one_line(error.reason)}".rstrip()
-        raise ImageError(shown, reason, "check the address, or open it in a browser") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        _refuse_connection(shown, error)
-    try:
-        return read_picture(data, name=shown, max_pixels=max_pixels)
-    except ImageError as error:
-        if kind.startswith("image/"):
-            raise
-        raise ImageError(shown, f"{error.reason}; the server calls it {one_line(kind)}", error.remedy) from error
-
-
-def _download(read1: Callable[[int], bytes], shown: str, promised: int) -> bytes:
-    """The whole answer; a server that sends too much, too slowly or less than promised is refused."""
-    chunks: list[bytes] = []
-    deadline, length = time.monotonic() + 4 * URL_TIMEOUT_S, 0
-    while length <= URL_MAX_BYTES and promised <= URL_MAX_BYTES:
-        chunk = read1(1 << 18)
-        if not chunk:
-            if length < promised:
-                reason = f"the connection ended after {length:,} of {promised:,} bytes"
-                raise ImageError(shown, reason, "try again")
-            return b"".join(chunks)
-        chunks.append(chunk)
-        length += len(chunk)
-        if time.monotonic() > deadline:
-            raise TimeoutError
-    raise ImageError(shown, f"is longer than {URL_MAX_BYTES:,} bytes", "download it and give the file")
-
-
-def _refuse_connection(shown: str, error: Exception) -> NoReturn:
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, TimeoutError):
-        raise ImageError(shown, "the server does not answer in time", "try again later") from error
-    reason = one_line(getattr(cause, "strerror", None) or cause or type(error).__name__)
-    raise ImageError(shown, f"cannot be downloaded ({reason})", "check the address and the network") from error
-
-
-# ------------------------------------------------------------------------------------------------ output names
-
-_UNSAFE = re.compile(r'[<>:"/\\|?*]+')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
-_MAX_NAME_BYTES = 180  # of the 255 that file systems allow, so that suffixes fit behind
-
-
-def unique_output_names(sources: Sequence[Source]) -> list[str]:
-    """One file name stem per source, all distinct, also where upper and lower case are the same.
-
-    A stem that occurs once stays as it is. Others get what tells them apart in front (folders, "a_cat") or behind
-    (the suffix, "cat_jpg"), or at last a number. The names hold no separators and suit Windows as well. Append the
-    suffix of the output to them (`name + ".json"`); they may contain dots themselves.
-    """
-    groups: dict[str, list[int]] = {}
-    for index, source in enumerate(sources):
-        groups.setdefault(_fold(_safe(source.stem)), []).append(index)
-    names = {group[0]: _safe(sources[group[0]].stem) for group in groups.values() if len(group) == 1}
-    taken = {_fold(name) for name in names.values()}
-    for group in groups.values():
-        if len(group) == 1:
-            continue
-        for index, name in zip(group, _tell_apart([sources[index] for index in group]), strict=True):
-            chosen, number = name, 2
-            while _fold(chosen) in taken:
-                chosen, number = f"{name}_{number}", number + 1
-            taken.add(_fold(chosen))
-            names[index] = chosen
-    return [names[index] for index in range(len(sources))]
-
-
-def _tell_apart(sources: Sequence[Source]) -> list[str]:
-    """The shortest of: suffix behind, one folder in front, two folders, … with which all names differ."""
-    parts = [_name_parts(source) for source in sources]
-    suffixes = [_path_of(source).suffix.lstrip(".") for source in sources]
-    options: list[list[str]] = []
-    for depth in range(1, max(map(len, parts)) + 1):
-        plain = ["_".join(part[-depth:]) for part in parts]
-        options += [plain, ["_".join(filter(None, pair)) for pair in zip(plain, suffixes, strict=True)]]
-    # A suffix tells more than a folder only where it is all that differs, so plain names are tried first.
-    for option in [*options[::2], *options[1::2]]:
-        names = [_safe(name) for name in option]
-        if len({_fold(name) for name in names}) == len(names):
-            return names
-    return [_safe(part[-1]) for part in parts]
-
-
-def _path_of(source: Source) -> PurePosixPath:
-    if source.kind == "stdin":
-        return PurePosixPath("stdin")
-    if source.kind == "url":
-        parts = urllib.parse.urlsplit(source.location)
-        host = parts.netloc.rpartition("@")[2]
-        return PurePosixPath(host + urllib.parse.unquote(parts.path)) if parts.path else PurePosixPath(host)
-    return PurePosixPath(os.path.abspath(source.location).replace("\\", "/"))  # noqa: PTH100
-
-
-def _name_parts(source: Source) -> list[str]:
-    """Folders and stem, without the root."""
-    path = _path_of(source)
-    parts = [part for part in path.parts[:-1] if part not in {"/", ".", ".."}]
-    return [*parts, path.stem]
-
-
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _safe(text: str) -> str:
-    """Text as a file name that every system accepts, that is not hidden and stays in its folder."""
-    text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
-    text = _UNSAFE.sub("_", "".join(char if char.isprintable() else "_" for char in text))
-    text = text.encode()[:_MAX_NAME_BYTES].decode(errors="ignore").strip(". ") or "picture"
-    return f"_{text}" if _RESERVED.fullmatch(text) else text
