@@ -97,7 +97,7 @@ class OnnxQuantizer(Quantizer):
             quantizer = QDQQuantizer(
                 model,
                 True,  # per channel
-                False,  # reduce_range: for processors without VNNI, whose 16-bit sums saturate
+                True,  # reduce_range: weights of 7 bits, see LARGEST_WEIGHT
                 QuantType.QInt8,
                 QuantType.QUInt8,
                 TensorsData(CalibrationMethod.MinMax, dict(self.ranges)),
