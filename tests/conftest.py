@@ -71,6 +71,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_Skips(Path(file)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each file stays in one process, all exports in the same one, which makes a graph once; the longest go first."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("export" if folder == "export" else str(item.path)))
+    items.sort(key=lambda item: (item.path.name != "test_readme.py", item.path.parent.name != "export"))
+
+
 class _Skips:
     """Collects the reasons of skipped tests and modules, and fails the run for one that is not allowed."""
 

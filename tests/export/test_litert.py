@@ -102,8 +102,6 @@ def test_every_head_agrees_with_eager_torch(head: str, preprocess: bool, tmp_pat
 @pytest.mark.parametrize(
     ("name", "size_hw", "batch", "head"),
     [
-        ("ssdlite300-coco", (192, 320), 1, "raw"),
-        ("ssdlite300-coco", (192, 320), 1, "decoded"),
         ("tinyssd256", (96, 64), 1, "raw"),
         ("tinyssd256", (96, 64), 1, "tflite4"),  # softmax, and the best 400 of every class only
         ("tinyssd256", (96, 64), 3, "decoded"),

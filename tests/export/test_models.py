@@ -71,7 +71,8 @@ def test_fixed_batch(head: str, tmp_path: Path, sixteen: list[np.ndarray], expor
 @pytest.mark.parametrize("name", list_models())
 def test_every_registered_network(name: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
     made = exported(SHIPPED.get(name, name), SMALLER.get(name))
-    for layout in (Layout("raw"), Layout("nms", preprocess=True)):
+    layouts = [Layout("raw"), Layout("nms", preprocess=True)]
+    for layout in layouts[:1] if name == "ssd512_vgg16" else layouts:  # which differs from SSD300 by its levels alone
         check(made, layout, tmp_path, sixteen[:FEW])
 
 

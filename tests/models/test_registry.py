@@ -118,7 +118,9 @@ def test_pictures_without_objects_train_the_background(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DEFAULT_BOXES)
+@pytest.mark.parametrize(
+    "name", [name for name in DEFAULT_BOXES if name != "ssd512_vgg16"]
+)  # SSD300's layers and two more
 def test_overfits_two_pictures(name: str) -> None:
     torch.manual_seed(0)
     size_hw = small_hw(name)

@@ -353,11 +353,11 @@ def test_the_documented_callback_works(pictures: Path, tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-    program = text.partition("```python\n")[2].partition("```")[0]
-    assert '"ssdlite300-coco"' in program
-    options = short_options(pictures, epochs=2)
-    program = program.replace('"ssdlite300-coco"', '"a builder without a recipe"')
-    exec(program.replace('{"data": "DATA", "epochs": 16}', repr(options)), {})
+    program = next(block.partition("```")[0] for block in text.split("```python\n")[1:] if "wandb" in block)
+    options = short_options(pictures, epochs=2, project=str(tmp_path / "runs"))
+    del options["data"]
+    assert program.count('"DATA"') == program.count('{"epochs": 16}') == 1
+    exec(program.replace('"DATA"', repr(str(pictures))).replace('{"epochs": 16}', repr(options)), {})
     assert calls[0] == options
     assert [row["epoch"] for row in calls[1:-1]] == [1, 2]
     assert calls[-1] == "finished"

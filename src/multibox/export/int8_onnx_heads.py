@@ -18,8 +18,8 @@ from onnxscript import GraphBuilder, ir
 __all__ = ["is_pointwise", "multiply_in_int8", "rounded_weights"]
 
 LARGEST_WEIGHT = 64
-"""x86 processors without VNNI add two products of a weight and an 8-bit activation in 16 bits, which hold 2 · 64 · 255 but
-not 2 · 127 · 255: with larger weights, every session that was not told of it would give other numbers there."""
+"""x86 processors without VNNI add two products of a weight and an 8-bit activation in 16 bits, which hold 2 · 64 · 255
+but not 2 · 127 · 255: with larger weights, a session that was not told of it would give other numbers there."""
 LARGEST_BIAS = 1 << 30  # half of what 32 bits hold; the other half is for the sum of products
 
 
