@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -9,13 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parent / "models"))  # lets every test import `toy_cascades`
-
+NEED_TORCH = ("multibox.models", "multibox.weights")
 
 settings.register_profile("quick", max_examples=20)
 
@@ -55,6 +57,28 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
             signal.signal(signal.SIGXFSZ, handler)
 
     return limited
+
+
+@pytest.fixture
+def without_torch() -> Iterator[None]:
+    """As in an environment without torch: the modules that need it are imported anew, and put back afterwards."""
+
+    def theirs() -> dict[str, ModuleType | None]:
+        return {name: module for name, module in sys.modules.items() if name.startswith(NEED_TORCH) or name == "torch"}
+
+    before = theirs()
+    package = importlib.import_module("multibox")
+    attributes = {name: value for name, value in vars(package).items() if f"multibox.{name}" in NEED_TORCH}
+    try:
+        for name in before:
+            del sys.modules[name]
+        sys.modules["torch"] = None  # type: ignore[assignment]
+        yield
+    finally:
+        for name in theirs():
+            del sys.modules[name]
+        sys.modules.update(before)  # type: ignore[arg-type]
+        vars(package).update(attributes)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

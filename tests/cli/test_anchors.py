@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,10 +97,8 @@ def test_model_file_and_network(call: Call, data: Path) -> None:
     assert said.splitlines()[-1].endswith(" model=tinyssd256 anchors=fit")
 
 
-def test_network_without_torch(call: Call, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "torch" or name.startswith("multibox.models")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
+@pytest.mark.usefixtures("without_torch")
+def test_network_without_torch(call: Call, data: Path) -> None:
     with pytest.raises(MissingDependencyError, match=r"needs the package 'torch'.*multibox\[train\]"):
         call(data, "model=tinyssd256")
     assert "anchors=fit" in call(data)

@@ -719,12 +719,8 @@ def test_a_folder_with_the_name_of_a_network(run: Run) -> None:
     assert "5444" in run("info", "tinyssd256").out
 
 
-def test_without_torch(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [
-        name for name in sys.modules if name.split(".")[:2] in (["multibox", "models"], ["multibox", "weights"])
-    ]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
+@pytest.mark.usefixtures("without_torch")
+def test_without_torch(run: Run) -> None:
     said = run("info", "ssd300_vgg16")
     assert said.code == 1
     assert "install it with: pip install 'multibox[train]'" in said.err

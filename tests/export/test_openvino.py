@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -110,7 +111,9 @@ def test_int8_leaves_heads_and_preprocessing_alone(head: str, tmp_path: Path, ex
     model = compose(made.network, made.card, layout)
     pictures = drawn_pictures()
     last, _ = last_convolutions(ir.from_proto(made.network).graph)
+    levels = [handler.level for handler in logging.root.handlers]
     quantised = quantise_openvino(model, [picture[None] for picture in pictures], keep_float=last)
+    assert [handler.level for handler in logging.root.handlers] == levels  # a program's own messages go on
     rounded = [op for op in quantised.get_ops() if op.get_type_name() == "FakeQuantize"]
     assert rounded
     for op in quantised.get_ops():

@@ -59,7 +59,7 @@ def quantise_openvino(model: Any, inputs: Sequence[NDArray[Any]], *, keep_float:
     import_quietly("openvino", purpose="quantising for OpenVINO", extra="quantize")
     with _without_progress():
         nncf = import_quietly("nncf", purpose="quantising for OpenVINO", extra="quantize")
-        nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function would set the level of handlers of others
     names = "|".join(re.escape(name) for name in keep_float)
     present = {op.get_friendly_name() for op in model.get_ops()}
     # OpenVINO names the node that gives an output after the output.
