@@ -15,10 +15,10 @@ from multibox.run_folders import discard_empty_folder, new_run_folder
 if TYPE_CHECKING:
     from multibox.evaluation.results import Results
     from multibox.export.run import Outcome
-    from multibox.training.augmentation import Transform
     from multibox.training.config import TrainConfig
     from multibox.training.progress import Callback
     from multibox.training.run import TrainResult
+    from multibox.training.sample import Transform
 
 __all__ = ["Validated", "export", "train", "training_config", "validate"]
 

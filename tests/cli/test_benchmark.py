@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multibox.benchmark import contenders, run
+from multibox.benchmark import contenders, run, turns
 from multibox.benchmark.machine import EnergyMeter, hardware_line, peak_memory_mb
-from multibox.benchmark.run import BenchmarkRequest, percentiles_ms
+from multibox.benchmark.numbers import percentiles_ms
+from multibox.benchmark.run import BenchmarkRequest
 from multibox.cli import main
 from multibox.errors import OptionError
 
@@ -30,7 +31,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MULTIBOX_CACHE", str(tmp_path / "cache"))
     for name, value in {"TURN_S": 0.001, "FOLDER_PICTURES": 3, "LEAST_ROUNDS": 2, "WARM_UP_CALLS": 1}.items():
-        monkeypatch.setattr(run, name, value)
+        for module in (run, turns):
+            monkeypatch.setattr(module, name, value, raising=module is turns)
     monkeypatch.setattr(run, "fresh_process", lambda *_, **__: START)
 
     def command(*args: str | Path) -> tuple[int, str, str]:

@@ -13,9 +13,9 @@ import pytest
 from multibox.data import Dataset, ImageRecord, read_dataset
 from multibox.data.findings import DataError, Findings
 from multibox.data.picture_files import check_sizes
+from multibox.doctor.anchor_search import _bands
 from multibox.doctor.anchors import (
     AnchorProposal,
-    _bands,
     load_anchor_spec,
     propose_anchors,
     save_anchor_spec,
@@ -201,7 +201,7 @@ def test_sizes_and_maps_must_belong() -> None:
 
 def test_large_sets_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multibox.doctor.anchors.MOST_OBJECTS", 200)
-    monkeypatch.setattr("multibox.doctor.anchors.MOST_SEARCHED", 60)
+    monkeypatch.setattr("multibox.doctor.anchor_search.MOST_SEARCHED", 60)
     proposal = propose(dataset_of(anywhere(np.tile([170.0, 32.0], (1000, 1)))))
     assert proposal.before.objects == 200
     assert "200 of 1000 objects were taken, evenly spread" in proposal.notes

@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 from multibox.core.postprocess import postprocess
 from multibox.errors import ContractError, ModelFileError
 from multibox.pictures.read import read_picture
-from multibox.spec.postprocess import iou_matrix_np, postprocess_np
+from multibox.spec.postprocess import postprocess_np
+from multibox.spec.suppression import iou_matrix_np
 from multibox.weights.foreign.torchvision import import_ssd300_vgg16, read_state_dict
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))

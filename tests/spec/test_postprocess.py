@@ -12,10 +12,9 @@ from multibox.spec.postprocess import (
     DEFAULT_VARIANCES,
     PostprocessSpec,
     decode_np,
-    iou_matrix_np,
-    nms_np,
     postprocess_np,
 )
+from multibox.spec.suppression import iou_matrix_np, nms_np
 
 SOFTMAX = PostprocessSpec("softmax", score_threshold=0.05, top_k=8, max_detections=20)
 SIGMOID = PostprocessSpec("sigmoid", score_threshold=0.3, top_k=8, max_detections=20)

@@ -16,10 +16,11 @@ from PIL import Image
 
 from multibox.errors import ContractError, OptionError
 from multibox.spec.preprocess import Preprocess
-from multibox.training import augmentation as transforms
-from multibox.training.augmentation import Sample, augment, check_sample, clipped, mosaic, resized
+from multibox.training import crops
+from multibox.training.augmentation import augment, mosaic, resized
 from multibox.training.options import AugmentOptions
 from multibox.training.photometric import distort
+from multibox.training.sample import Sample, check_sample, clipped
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
 GEOMETRY_ONLY: dict[str, Any] = {"photometric": 0.0, "interpolation": 0.0}
@@ -213,7 +214,7 @@ def test_fill_stays_exactly_the_mean_when_colours_are_distorted() -> None:
 def crop_by_loops(rng: np.random.Generator, options: AugmentOptions, canvas_hw: Any, guides: Any) -> tuple[Any, Any]:
     """The rule of sampler.cpp, one crop at a time; also which sampler was chosen."""
     overlaps = options.crop_overlaps if len(guides) else ()
-    candidates = transforms._candidates(
+    candidates = crops._candidates(
         rng, len(overlaps) * options.crop_trials + 1, options.crop_min_scale, canvas_hw
     ).tolist()
     found = [("whole", [0, 0, canvas_hw[1], canvas_hw[0]]), ("random", candidates[-1])]
@@ -233,15 +234,15 @@ def test_crop_is_that_of_the_obvious_loops() -> None:
         guides = np.concatenate([start, start + world.uniform(1, [canvas_hw[1] / 2, canvas_hw[0] / 2], start.shape)], 1)
         options = AugmentOptions(crop_trials=int(world.integers(1, 60)))
         _, expected = crop_by_loops(np.random.default_rng(seed), options, canvas_hw, guides)
-        actual = transforms._sample_crop(np.random.default_rng(seed), options, canvas_hw, guides)
+        actual = crops.sample_crop(np.random.default_rng(seed), options, canvas_hw, guides)
         assert list(actual) == expected
 
 
 @pytest.mark.parametrize("min_scale", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("canvas_hw", [(1000, 1400), (3, 2), (1, 1)])
 def test_crops_keep_to_scale_and_aspect(min_scale: float, canvas_hw: tuple[int, int]) -> None:
-    crops = transforms._candidates(np.random.default_rng(1), 4000, min_scale, canvas_hw)
-    x1, y1, x2, y2 = crops.T
+    found = crops._candidates(np.random.default_rng(1), 4000, min_scale, canvas_hw)
+    x1, y1, x2, y2 = found.T
     assert (x1 >= 0).all()
     assert (y1 >= 0).all()
     assert (x1 < x2).all()

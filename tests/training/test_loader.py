@@ -26,7 +26,6 @@ from multibox.data import Dataset, ImageRecord, read_dataset
 from multibox.errors import ContractError, ImageError, MultiboxError
 from multibox.pictures.read import picture_size_hw
 from multibox.spec.preprocess import Preprocess
-from multibox.training.augmentation import Sample
 from multibox.training.loader import (
     Batch,
     EpochBatches,
@@ -37,6 +36,7 @@ from multibox.training.loader import (
     to_network,
 )
 from multibox.training.options import AugmentOptions
+from multibox.training.sample import Sample
 
 PLAIN = AugmentOptions(flip=0, photometric=0, zoom_out=0, crop=0, interpolation=0)
 

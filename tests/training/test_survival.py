@@ -30,13 +30,13 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from multibox.errors import MultiboxError, OptionError
 from multibox.training import loop
-from multibox.training.augmentation import Sample
 from multibox.training.checkpoint import RunFiles
 from multibox.training.failures import TrainingError
 from multibox.training.loop import Trainer
 from multibox.training.preparation import prepared
 from multibox.training.progress import StepRecord
 from multibox.training.run import resume, train
+from multibox.training.sample import Sample
 from multibox.training.workers import prepare_worker, received
 from multibox.weights import load_detector
 

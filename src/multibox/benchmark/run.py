@@ -1,21 +1,22 @@
-"""Timing of contenders that take turns, so that whatever else the machine does meets all of them alike."""
+"""What is timed, and what is said of it."""
 
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from multibox.benchmark.contenders import TORCHVISION, Contender, Folder, Ours, Sample, Torchvision
+from multibox.benchmark.contenders import TORCHVISION, Contender, Folder, Ours, Torchvision
 from multibox.benchmark.fresh import fresh_process
-from multibox.benchmark.machine import EnergyMeter, hardware_line
+from multibox.benchmark.machine import hardware_line
+from multibox.benchmark.numbers import comparison, counterparts, percentiles_ms, row
+from multibox.benchmark.turns import FOLDER_PICTURES, LEAST_ROUNDS, Timed, take_turns, warmed_up
 from multibox.catalogue import CATALOGUE, DEFAULT_MODEL
 from multibox.cpus import usable_cpus
 from multibox.data.sampling import evenly
@@ -27,15 +28,9 @@ from multibox.pictures.read import read_picture
 from multibox.pictures.sources import expand_sources
 from multibox.spec.options import DISPLAY_THRESHOLD
 
-__all__ = ["BenchmarkRequest", "benchmark", "percentiles_ms"]
+__all__ = ["BenchmarkRequest", "benchmark"]
 
 PICTURES = 64  # at most, spread over the data
-FOLDER_PICTURES = 32  # in one pass of a stream: more than it takes to start
-WARM_UP_CALLS = 3
-TURN_S = 0.25  # a turn is about as long: long enough to settle, short enough to alternate often
-LONGEST_TURN = 16  # calls
-LEAST_ROUNDS = 3
-PERCENTILES = (50, 90, 99)
 ALL_OF_THEM = "torchvision"
 
 Say = Callable[[str], None]
@@ -89,19 +84,6 @@ class BenchmarkRequest:
             raise OptionError(f"seconds must be above 0, got {self.seconds}")
 
 
-@dataclass
-class _Timed:
-    contender: Contender
-    calls: int = 1  # a turn, which takes about
-    turn_s: float = 0.0
-    rounds: list[list[Sample]] = field(default_factory=list)
-    joules: float | None = 0.0
-
-    @property
-    def samples(self) -> list[Sample]:
-        return [sample for turn in self.rounds for sample in turn]
-
-
 def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[str, Any]:
     """Time a model; the result is plain values, which `multibox.benchmark.markdown` makes a page of.
 
@@ -121,12 +103,12 @@ def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[s
             theirs += [Torchvision(name, threads=threads) for threads in sorted({o.threads for o in ours})]
         folders = [Folder(one, pictures=FOLDER_PICTURES) for one in ours]
         contenders: list[Contender] = [*ours, *folders, *theirs]
-        timed = [_Timed(contender) for contender in contenders]
+        timed = [Timed(contender) for contender in contenders]
         say(f"warming up {len(timed)} contenders")
-        timed = _warmed_up(timed, paths, notes)
+        timed = warmed_up(timed, paths, notes)
         seconds = request.seconds * len(timed)
         say(f"timing, about {max(seconds, LEAST_ROUNDS * sum(entry.turn_s for entry in timed)):.0f} s")
-        _take_turns(timed, paths, seconds=seconds)
+        take_turns(timed, paths, seconds=seconds)
         say("starting fresh processes")
         starts = {
             (one.model, one.name, one.threads): fresh_process(
@@ -136,7 +118,7 @@ def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[s
         }
     alive = {id(entry.contender): entry for entry in timed}
     rows = [
-        _row(one, alive[id(one)], alive.get(id(folder)), starts[one.model, one.name, one.threads])
+        row(one, alive[id(one)], alive.get(id(folder)), starts[one.model, one.name, one.threads])
         for one, folder in zip(ours, folders, strict=True)
         if id(one) in alive
     ]
@@ -153,7 +135,7 @@ def benchmark(request: BenchmarkRequest, *, say: Say = lambda _: None) -> dict[s
         "conf": request.conf,
         "rows": rows,
         "against": [
-            _comparison(alive[id(one)], _counterparts(alive, ours, one.threads)) for one in theirs if id(one) in alive
+            comparison(alive[id(one)], counterparts(alive, ours, one.threads)) for one in theirs if id(one) in alive
         ],
         "auto": list(_remembered(request, ours, alive)) if request.remember else [],
         "notes": notes,
@@ -246,122 +228,7 @@ def _made_up_picture() -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-# ------------------------------------------------------------------------------------------------ timing
-
-
-def _warmed_up(timed: list[_Timed], paths: list[Path], notes: list[str]) -> list[_Timed]:
-    """Those that work, with turns of about the same length."""
-    working = []
-    for entry in timed:
-        calls = WARM_UP_CALLS if entry.contender.batch < FOLDER_PICTURES else 1
-        try:
-            fastest = min(entry.contender.call(_cycled(paths, i, entry.contender.batch)).total for i in range(calls))
-        except MultiboxError as error:
-            notes.append(f"{entry.contender.name}, batch {entry.contender.batch}: {error}")
-            continue
-        entry.calls = max(1, min(LONGEST_TURN, round(TURN_S / fastest)))
-        entry.turn_s = entry.calls * fastest
-        working.append(entry)
-    return working
-
-
-def _take_turns(timed: list[_Timed], paths: list[Path], *, seconds: float) -> None:
-    meter = EnergyMeter()
-    started, number = time.perf_counter(), 0
-    while number < LEAST_ROUNDS or time.perf_counter() - started < seconds:
-        for entry in timed:
-            before = meter.read()
-            turn = [
-                entry.contender.call(_cycled(paths, number * LONGEST_TURN + i, entry.contender.batch))
-                for i in range(entry.calls)
-            ]
-            used = meter.joules(before, meter.read())
-            entry.joules = None if used is None or entry.joules is None else entry.joules + used
-            entry.rounds.append(turn)
-        number += 1
-
-
-def _cycled(paths: list[Path], start: int, count: int) -> list[Path]:
-    return [paths[(start + i) % len(paths)] for i in range(count)]
-
-
-# ------------------------------------------------------------------------------------------------ numbers
-
-
-def percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
-    """p50, p90 and p99 in milliseconds, by linear interpolation."""
-    return {f"p{p}": 1e3 * float(np.percentile(seconds, p)) for p in PERCENTILES}
-
-
-def _row(one: Ours, entry: _Timed, folder: _Timed | None, start: dict[str, float | None] | None) -> dict[str, Any]:
-    samples = entry.samples
-    pictures, spent = sum(s.pictures for s in samples), sum(s.total for s in samples)
-    passes = folder.samples if folder else []
-    folder_spent = sum(s.total for s in passes)
-    return {
-        "model": one.model,
-        "engine": one.name,
-        "threads": one.threads,
-        "batch": one.batch,
-        "calls": len(samples),
-        "total_ms": percentiles_ms([s.total for s in samples]),
-        "network_ms": percentiles_ms([s.network for s in samples]),
-        "decode_ms": percentiles_ms([s.decode for s in samples]),
-        "postprocess_ms": percentiles_ms([s.postprocess for s in samples]),
-        "pictures_per_s": pictures / spent,
-        "network_pictures_per_s": pictures / sum(s.network for s in samples),
-        "folder_pictures_per_s": sum(s.pictures for s in passes) / folder_spent if passes else None,
-        "folder_speedup": _ratio(entry, folder) if folder else None,
-        "joules_per_picture": _joules(entry),
-        "folder_joules_per_picture": _joules(folder) if folder else None,
-        **(start or dict.fromkeys(("load_ms", "first_ms", "start_ms", "peak_mb"))),
-    }
-
-
-def _joules(entry: _Timed) -> float | None:
-    return None if entry.joules is None else entry.joules / sum(s.pictures for s in entry.samples)
-
-
-def _ratio(slower: _Timed, faster: _Timed, *, without_postprocess: bool = False) -> float:
-    """How many times as long a picture takes: the median over rounds."""
-
-    def a_picture(turn: list[Sample]) -> float:
-        spent = sum(s.total - (s.postprocess if without_postprocess else 0) for s in turn)
-        return spent / sum(s.pictures for s in turn)
-
-    pairs = zip(slower.rounds, faster.rounds, strict=True)
-    return float(np.median([a_picture(a) / a_picture(b) for a, b in pairs]))
-
-
-def _counterparts(alive: dict[int, _Timed], ours: list[Ours], threads: int) -> list[tuple[Ours, _Timed]]:
-    """Ours at one picture a call and as many threads, or at the smallest batch that was asked for."""
-    least = min(one.batch for one in ours)
-    fitting = [one for one in ours if id(one) in alive and one.threads == threads and one.batch == least]
-    return [(one, alive[id(one)]) for one in fitting]
-
-
-def _comparison(theirs: _Timed, ours: list[tuple[Ours, _Timed]]) -> dict[str, Any]:
-    samples = theirs.samples
-    return {
-        "name": theirs.contender.name,
-        "threads": theirs.contender.threads,
-        "calls": len(samples),
-        "total_ms": percentiles_ms([s.total for s in samples]),
-        "network_ms": percentiles_ms([s.network for s in samples]),
-        "postprocess_ms": percentiles_ms([s.postprocess for s in samples]),
-        "times_ours": [
-            {
-                "model": one.model,
-                "engine": one.name,
-                "total": _ratio(theirs, entry),
-                "without_postprocess": _ratio(theirs, entry, without_postprocess=True),
-            }
-            for one, entry in ours
-        ],
-    }
-
-
-def _remembered(request: BenchmarkRequest, ours: list[Ours], alive: dict[int, _Timed]) -> Iterator[dict[str, Any]]:
+def _remembered(request: BenchmarkRequest, ours: list[Ours], alive: dict[int, Timed]) -> Iterator[dict[str, Any]]:
     """Note the engines that "auto" could choose for each file, where there are two to choose from."""
     wanted = [
         one

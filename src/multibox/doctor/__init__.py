@@ -6,7 +6,8 @@ r"""The data doctor: what is wrong with a data set, how bad it is, and a repaire
 >>> print(*examination.lines(), sep="\n")
 """
 
-from multibox.doctor.anchors import AnchorFit, AnchorProposal, propose_anchors
+from multibox.doctor.anchor_fit import AnchorFit
+from multibox.doctor.anchors import AnchorProposal, propose_anchors
 from multibox.doctor.examination import Examination, examine
 from multibox.doctor.kinds import FINDING_KINDS, CheckFinding, FindingKind, Level, Policy
 from multibox.doctor.repair import Repair, repair_dataset, write_repaired

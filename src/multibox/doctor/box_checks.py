@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from multibox.data.records import Dataset, box_area
 from multibox.doctor.kinds import CheckFinding
 from multibox.doctor.picture_checks import split_role
-from multibox.spec.postprocess import iou_matrix_np
+from multibox.spec.suppression import iou_matrix_np
 
 __all__ = ["check_boxes", "check_classes", "class_counts", "owners_of"]
 

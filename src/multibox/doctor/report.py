@@ -11,7 +11,8 @@ import numpy as np
 
 from multibox.data.findings import DataError
 from multibox.data.records import box_area
-from multibox.doctor.anchors import AnchorProposal, Row
+from multibox.doctor.anchor_fit import Row
+from multibox.doctor.anchors import AnchorProposal
 from multibox.doctor.box_checks import class_counts
 from multibox.doctor.examination import CHECKED, DEEP_ONLY, Examination
 from multibox.doctor.kinds import FINDING_KINDS, CheckFinding, Level

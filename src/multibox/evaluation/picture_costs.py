@@ -8,7 +8,7 @@ import numpy as np
 
 from multibox.evaluation.records import EvaluationSet, Truth
 from multibox.spec.detections import Detections
-from multibox.spec.postprocess import iou_matrix_np
+from multibox.spec.suppression import iou_matrix_np
 
 __all__ = ["PictureCost", "picture_costs"]
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from multibox.spec.postprocess import PostprocessSpec, nms_np
+from multibox.spec.postprocess import PostprocessSpec
+from multibox.spec.suppression import nms_np
 
 __all__ = ["BORDER", "COVERED", "Found", "Tile", "merged", "tiles_of"]
 

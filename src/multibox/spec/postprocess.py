@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multibox.errors import ContractError, OptionError, did_you_mean
+from multibox.spec.suppression import first_kept
 
 __all__ = [
     "DEFAULT_VARIANCES",
@@ -25,8 +26,6 @@ __all__ = [
     "Variances",
     "class_columns",
     "decode_np",
-    "iou_matrix_np",
-    "nms_np",
     "postprocess_np",
     "suppress_np",
 ]
@@ -49,9 +48,7 @@ FIRST_PREFIX = 1024
 
 PREFIX_GROWTH = 4
 
-_FEW = 16  # boxes up to which plain Python suppresses faster than NumPy
 _LEAST_LOGIT = np.float32(-88)  # the exponential of 88 is the last that float32 holds
-_NMS_CHUNK = 128  # candidates compared at once: a matrix of 128 × 128 float64 stays in the cache
 _SCORE_SLACK = 1e-5  # relative; far above the rounding error of float32 exponentials (about 1e-7)
 
 
@@ -133,80 +130,6 @@ def decode_np(offsets: FloatArray, anchors_cxcywh: FloatArray, variances: Varian
     return np.concatenate([centre, wh], axis=-1)
 
 
-def iou_matrix_np(a_xyxy: FloatArray, b_xyxy: FloatArray) -> NDArray[np.float64]:
-    """Intersection over union `[N, M]` of boxes `[N, 4]` and `[M, 4]`, in float64; 0 for a box without area."""
-    ax1, ay1, ax2, ay2 = np.ascontiguousarray(a_xyxy.T, dtype=np.float64)[:, :, None]
-    bx1, by1, bx2, by2 = np.ascontiguousarray(b_xyxy.T, dtype=np.float64)[:, None, :]
-    width = np.minimum(ax2, bx2) - np.maximum(ax1, bx1)
-    height = np.minimum(ay2, by2) - np.maximum(ay1, by1)
-    overlap: NDArray[np.float64] = np.maximum(width, 0, out=width)
-    overlap *= np.maximum(height, 0, out=height)
-    area_a = np.maximum(ax2 - ax1, 0) * np.maximum(ay2 - ay1, 0)
-    area_b = np.maximum(bx2 - bx1, 0) * np.maximum(by2 - by1, 0)
-    union = area_a + area_b - overlap
-    # Two boxes without area: 0 / tiny = 0. No product of two float32 sides is smaller than this and not 0.
-    overlap /= np.maximum(union, np.finfo(np.float64).tiny, out=union)
-    return overlap
-
-
-def nms_np(
-    boxes_xyxy: FloatArray, scores: FloatArray, *, nms_iou: float, labels: NDArray[np.int64] | None = None
-) -> NDArray[np.int64]:
-    """Rows that greedy suppression keeps, best score first; only equal labels suppress each other when given.
-
-    Shapes `[N, 4]`, `[N]`, `[N]`. Equal scores rank by lower row; an IoU of exactly `nms_iou` does not suppress.
-    """
-    order = np.argsort(-scores, kind="stable")
-    groups = None if labels is None else labels[order]
-    return order[_keep(boxes_xyxy[order], groups, nms_iou=nms_iou, limit=len(order))]
-
-
-def _keep(
-    sorted_xyxy: FloatArray, groups: NDArray[np.int64] | None, *, nms_iou: float, limit: int
-) -> NDArray[np.int64]:
-    """The first `limit` rows that suppression keeps of boxes in falling score order."""
-
-    def suppresses(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        over = iou_matrix_np(sorted_xyxy[rows], sorted_xyxy[others]) > nms_iou
-        return over if groups is None else over & (groups[rows, None] == groups[others])
-
-    if len(sorted_xyxy) <= _FEW:
-        return _keep_few(sorted_xyxy, groups, nms_iou=nms_iou)[:limit]
-    kept = np.empty(0, dtype=np.int64)
-    for start in range(0, len(sorted_xyxy), _NMS_CHUNK):
-        rows = np.arange(start, min(start + _NMS_CHUNK, len(sorted_xyxy)))
-        if kept.size:
-            rows = rows[~suppresses(kept, rows).any(axis=0)]
-        below = np.triu(suppresses(rows, rows), 1)
-        alive = np.ones(rows.size, dtype=np.bool_)
-        for row in np.flatnonzero(below.any(axis=1)):
-            if alive[row]:
-                alive &= ~below[row]
-        kept = np.concatenate([kept, rows[alive]])
-        if kept.size >= limit:
-            break
-    return kept[:limit]
-
-
-def _keep_few(sorted_xyxy: FloatArray, groups: NDArray[np.int64] | None, *, nms_iou: float) -> NDArray[np.int64]:
-    """`_keep` without NumPy, whose call costs outweigh the arithmetic on a handful of boxes; the same float64 steps."""
-    boxes = sorted_xyxy.astype(np.float64).tolist()
-    labels = [0] * len(boxes) if groups is None else groups.tolist()
-    kept: list[int] = []
-    for row, (x1, y1, x2, y2) in enumerate(boxes):
-        for better in kept:
-            if labels[better] != labels[row]:
-                continue
-            ax1, ay1, ax2, ay2 = boxes[better]
-            overlap = max(min(ax2, x2) - max(ax1, x1), 0.0) * max(min(ay2, y2) - max(ay1, y1), 0.0)
-            union = max(ax2 - ax1, 0.0) * max(ay2 - ay1, 0.0) + max(x2 - x1, 0.0) * max(y2 - y1, 0.0) - overlap
-            if union > 0 and overlap / union > nms_iou:
-                break
-        else:
-            kept.append(row)
-    return np.array(kept, dtype=np.int64)
-
-
 def postprocess_np(
     offsets: FloatArray,
     logits: FloatArray,
@@ -283,7 +206,7 @@ def _best_of(
         if spec.clip == "before_nms":
             unit_xyxy = unit_xyxy.clip(0, 1)
         groups = None if spec.class_agnostic else label
-        kept = _keep(unit_xyxy, groups, nms_iou=spec.nms_iou, limit=spec.max_detections)
+        kept = first_kept(unit_xyxy, groups, nms_iou=spec.nms_iou, limit=spec.max_detections)
         if kept.size == spec.max_detections or prefix >= scores.size:
             return unit_xyxy[kept].clip(0, 1).astype(np.float32), scores[order[kept]], label[kept]
         prefix *= PREFIX_GROWTH

@@ -26,8 +26,9 @@ from multibox.data import Dataset as Annotations
 from multibox.errors import ImageError, MultiboxError
 from multibox.pictures.read import read_picture
 from multibox.spec.preprocess import Preprocess
-from multibox.training.augmentation import Sample, Transform, augment, check_sample, mosaic, resized
+from multibox.training.augmentation import augment, mosaic, resized
 from multibox.training.options import AugmentOptions
+from multibox.training.sample import Sample, Transform, check_sample
 from multibox.training.workers import prepare_worker
 
 __all__ = [

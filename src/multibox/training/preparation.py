@@ -21,7 +21,6 @@ from multibox.errors import MultiboxError, OptionError
 from multibox.models.network import DetectionNetwork
 from multibox.pictures.read import picture_size_hw
 from multibox.spec.anchors import AnchorSpec
-from multibox.training.augmentation import Transform
 from multibox.training.checkpoint import writing
 from multibox.training.config import TrainConfig, merge, to_toml
 from multibox.training.distributed import Processes, processes
@@ -29,6 +28,7 @@ from multibox.training.loader import TrainingPictures, open_cache
 from multibox.training.loop import Trainer
 from multibox.training.optim import freeze, freeze_norms
 from multibox.training.precision import described_precision, with_precision
+from multibox.training.sample import Transform
 from multibox.training.splits import fingerprint, read_training_data
 from multibox.training.transfer import Start, start_from
 from multibox.training.workers import worker_losses_deferred

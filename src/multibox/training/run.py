@@ -15,7 +15,6 @@ from multibox.evaluation import validate
 from multibox.evaluation.results import measure, write_results
 from multibox.files import atomic_write
 from multibox.inference import Detector
-from multibox.training.augmentation import Transform
 from multibox.training.checkpoint import writing
 from multibox.training.config import TrainConfig, from_toml, merge, to_toml
 from multibox.training.console import Table, make_console
@@ -23,6 +22,7 @@ from multibox.training.loop import Trainer
 from multibox.training.plots import draw_curves
 from multibox.training.preparation import Say, prepared, speaker
 from multibox.training.progress import Callback, GuardedCallback
+from multibox.training.sample import Transform
 from multibox.training.tensorboard import TensorBoard
 
 __all__ = ["CONFIG_NAME", "TrainResult", "resume", "train"]

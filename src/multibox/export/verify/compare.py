@@ -14,7 +14,8 @@ from multibox.export.layout import NETWORK_INPUT
 from multibox.export.verify.artefact import Seen
 from multibox.spec.card import ModelCard
 from multibox.spec.detections import Detections
-from multibox.spec.postprocess import PostprocessSpec, iou_matrix_np
+from multibox.spec.postprocess import PostprocessSpec
+from multibox.spec.suppression import iou_matrix_np
 
 __all__ = ["Agreement", "TensorDifference", "agreement", "found_again", "tensor_differences", "worst_classes"]
 
