@@ -58,6 +58,8 @@ def command(
         click.echo(one_line(f"{source}: {row.title}, by {evidence}"), err=True)
     class_map = ClassMap(tuple(_lines(names.expanduser()))) if names else None
     imported = row.read(source, class_map)
+    for note in imported.notes:
+        click.echo(one_line(note), err=True)
     stem = name or imported.name
     card = make_card(imported.network, imported.class_map, name=stem, licence=imported.licence, source=imported.source)
     save_detector(output / f"{stem}.safetensors", imported.network, card)

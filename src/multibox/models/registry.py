@@ -20,7 +20,7 @@ __all__ = ["ENTRY_POINTS", "create_model", "list_models", "register_model"]
 
 ENTRY_POINTS = "multibox.models"
 _BUILDERS: dict[str, Callable[..., DetectionNetwork]] = {}
-_MODULES = ("vgg", "ssdlite", "tinyssd")  # the modules of this package that register builders
+_MODULES = ("vgg", "ssdlite", "tinyssd", "graph")  # the modules of this package that register builders
 
 
 def register_model(builder: Callable[..., DetectionNetwork]) -> Callable[..., DetectionNetwork]:
@@ -47,8 +47,15 @@ def _builders() -> dict[str, Callable[..., DetectionNetwork]]:
 
 
 def list_models() -> list[str]:
-    """Names of all registered builders, sorted."""
-    return sorted(_builders())
+    """Names of all builders that need no arguments, sorted."""
+    needed = {name: _needs(builder) for name, builder in _builders().items()}
+    return sorted(name for name, arguments in needed.items() if not arguments)
+
+
+def _needs(builder: Callable[..., DetectionNetwork]) -> list[str]:
+    """The arguments without which a builder builds nothing."""
+    parameters = inspect.signature(builder).parameters.values()
+    return [one.name for one in parameters if one.default is one.empty and one.kind is one.KEYWORD_ONLY]
 
 
 def create_model(name: str, **arguments: Any) -> DetectionNetwork:

@@ -80,8 +80,10 @@ def _with_weights(name_or_path: str | Path) -> tuple[DetectionNetwork, ModelCard
     found = recognised(path) if not native and path.exists() else None
     if found is None:
         return load_detector(resolve_model(name_or_path, suffixes=(NATIVE,), builders=list_models()))
-    network, class_map, name, source, licence = found[0].read(path)
-    return network, make_card(network, class_map, name=name, source=source, licence=licence)
+    read = found[0].read(path)
+    return read.network, make_card(
+        read.network, read.class_map, name=read.name, source=read.source, licence=read.licence
+    )
 
 
 def _resized(

@@ -33,6 +33,7 @@ class Imported(NamedTuple):
         name: how to call the model.
         source: where the weights come from.
         licence: SPDX expression of the weights, or "".
+        notes: what was assumed or corrected, a sentence each.
     """
 
     network: DetectionNetwork
@@ -40,6 +41,7 @@ class Imported(NamedTuple):
     name: str
     source: str
     licence: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ IMPORTERS: dict[str, ImporterRow] = {
             "a TensorFlow.js graph model (folder with model.json) of the Object Detection API's SSDLite-MobileNetV2",
             f"{_HERE}.tfjs",
         ),
+        ImporterRow("caffe", "a Caffe SSD (.prototxt and .caffemodel)", f"{_HERE}.caffe"),
         ImporterRow("torchvision-ssd300", "a state dict of torchvision's ssd300_vgg16", f"{_HERE}.torchvision"),
     )
 }
