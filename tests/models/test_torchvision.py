@@ -14,7 +14,8 @@ from multibox.errors import ContractError, ModelFileError
 from multibox.pictures.read import read_picture
 from multibox.spec.postprocess import postprocess_np
 from multibox.spec.suppression import iou_matrix_np
-from multibox.weights.foreign.torchvision import import_ssd300_vgg16, read_state_dict
+from multibox.weights.foreign.state_dicts import read_state_dict
+from multibox.weights.foreign.torchvision import import_ssd300_vgg16
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.png"))
 

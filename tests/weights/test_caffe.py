@@ -77,7 +77,7 @@ input_shape {{ dim: 1 dim: 3 dim: {SIZE_HW[0]} dim: {SIZE_HW[1]} }}
 {conv("deep", "pool2", 8, "kernel_size: 3 stride: 2 pad: 1")}
 {plain("relu_deep", "ReLU", "deep", "deep")}
 {head("norm1", 4, "min_size: 12 max_size: 20 aspect_ratio: 2 flip: true clip: true")}
-{head("mixed", 3, "min_size: 24 aspect_ratio: 3 aspect_ratio: 1 flip: true clip: true")}
+{head("mixed", 3, "min_size: 24.0 aspect_ratio: 3 aspect_ratio: 1 flip: true clip: true")}
 {head("deep", 2, "min_size: 40 max_size: 55 flip: false clip: true")}
 {joined("loc", 1)}{joined("conf", 1)}{joined("priorbox", 2)}
 {plain("mbox_conf_reshape", "Reshape", "mbox_conf", more=f"reshape_param {{ shape {{ {SHAPE} }} }}")}

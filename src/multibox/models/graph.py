@@ -77,7 +77,7 @@ def _norm(layer: Layer, channels: Sequence[int]) -> tuple[nn.Module, int]:
 def _pool(layer: Layer, channels: Sequence[int]) -> tuple[nn.Module, int]:
     kind: type[nn.MaxPool2d | nn.AvgPool2d] = nn.MaxPool2d if layer["op"] == "max_pool" else nn.AvgPool2d
     kernel, stride, pad = (tuple(layer[key]) for key in ("kernel", "stride", "pad"))
-    return kind(kernel, stride=stride, padding=pad, ceil_mode=True), channels[0]
+    return kind(kernel, stride=stride, padding=pad, ceil_mode=layer.get("ceil", True)), channels[0]
 
 
 OPERATIONS: dict[str, Callable[[Layer, Sequence[int]], tuple[nn.Module, int]]] = {
@@ -87,7 +87,7 @@ OPERATIONS: dict[str, Callable[[Layer, Sequence[int]], tuple[nn.Module, int]]] =
     "l2norm": lambda _, channels: (L2Norm(channels[0]), channels[0]),
     "relu": lambda _, channels: (nn.ReLU(), channels[0]),
     "relu6": lambda _, channels: (nn.ReLU6(), channels[0]),
-    "max_pool": _pool,  # kernel, stride, pad; sizes are rounded up, as Caffe does
+    "max_pool": _pool,  # kernel, stride, pad; sizes are rounded up unless ceil is false
     "avg_pool": _pool,
     "add": lambda _, channels: (_Add(), channels[0]),
     "concat": lambda _, channels: (_Concat(), sum(channels)),

@@ -317,8 +317,8 @@ def _default_boxes(
         if layer.kind != "PriorBox":
             raise ContractError(f"layer {layer.name}: a PriorBox was expected, not {layer.kind}")
         given = layer.parameters("prior_box_param")
-        smallest = [float(value) for value in given.get("min_size", [])]
-        largest = [float(value) for value in given.get("max_size", [])]
+        # Caffe keeps whole pixels of the sizes: SSD512's 35.84 is 35 in the network that was trained.
+        smallest, largest = ([int(float(v)) for v in given.get(name, [])] for name in ("min_size", "max_size"))
         if largest and len(largest) != len(smallest):
             raise ContractError(f"layer {layer.name}: {len(smallest)} min_size but {len(largest)} max_size")
         ratios: list[float] = []

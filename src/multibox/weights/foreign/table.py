@@ -88,6 +88,14 @@ IMPORTERS: dict[str, ImporterRow] = {
             f"{_HERE}.tfjs",
         ),
         ImporterRow("caffe", "a Caffe SSD (.prototxt and .caffemodel)", f"{_HERE}.caffe"),
+        ImporterRow(
+            "pytorch-ssd",
+            "a state dict of qfgaohao's and dusty-nv's pytorch-ssd: mb1-ssd, mb1-ssd-lite, mb2-ssd-lite, vgg16-ssd",
+            f"{_HERE}.qfgaohao",
+        ),
+        ImporterRow(
+            "vgg-ports", "a state dict of amdegroot's ssd.pytorch or lufficc's SSD, 300 or 512", f"{_HERE}.vgg"
+        ),
         ImporterRow("torchvision-ssd300", "a state dict of torchvision's ssd300_vgg16", f"{_HERE}.torchvision"),
     )
 }

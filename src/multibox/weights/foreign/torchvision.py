@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from multibox.catalogue import PICKLED
-from multibox.errors import ContractError, ModelFileError
+from multibox.errors import ContractError
 from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model
 from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
 
-__all__ = ["import_ssd300_vgg16", "read", "read_state_dict", "recognise"]
+__all__ = ["import_ssd300_vgg16", "read", "recognise"]
 
 # torchvision's mean of [0, 1] values, in 0 … 255; its deviation of 1/255 makes the scale 1.
 MEAN_RGB = tuple(255 * value for value in (0.48235, 0.45882, 0.40784))
@@ -40,35 +39,14 @@ _CONVS_TO_CONV4_3 = {
 
 def recognise(path: Path) -> str | None:
     """A `.pth` file whose keys are those of torchvision's network."""
-    if path.suffix.lower() not in PICKLED or not path.is_file():
-        return None
-    try:
-        keys = read_state_dict(path)
-    except ModelFileError:
-        return None
-    return f"the keys {' and '.join(EVIDENCE)}" if set(EVIDENCE) <= keys.keys() else None
+    keys = tensors_of(path)
+    return f"the keys {' and '.join(EVIDENCE)}" if keys and set(EVIDENCE) <= keys.keys() else None
 
 
 def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     """The network of a state dict."""
     network, classes = import_ssd300_vgg16(read_state_dict(path), class_map)
     return Imported(network, classes, path.stem, f"torchvision ssd300_vgg16 state dict {path.name}")
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A `.pth` file as a plain dictionary of tensors. Files that hold anything but tensors are refused, never run."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ModelFileError(str(path), "no such file", "check the path") from None
-    except Exception as error:  # the restricted unpickler meets arbitrary bytes and raises almost anything
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelFileError(
-            str(path), f"not a plain file of tensors ({first_line})", "save it as model.state_dict() where it was made"
-        ) from None
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ModelFileError(str(path), "it does not hold a state dict", "save model.state_dict() and nothing else")
-    return content
 
 
 def _key_table() -> dict[str, str]:

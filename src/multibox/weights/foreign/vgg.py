@@ -1,0 +1,151 @@
+"""Import of SSD300 and SSD512 on VGG16 as PyTorch ports store them, whose files differ in the names of the tensors.
+
+amdegroot's `ssd.pytorch` and lufficc's `SSD` hold neither classes nor default boxes. Both choose the default boxes by
+the data set, VOC's for 20 classes; that is taken over and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from multibox.errors import ContractError
+from multibox.models.vgg import RATIOS_300, RATIOS_512, SCALES_300, SCALES_512, STEPS_300, STEPS_512, ScaleTable
+from multibox.spec.anchors import AnchorSpec, ssd_anchors
+from multibox.spec.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
+from multibox.spec.postprocess import PostprocessSpec
+from multibox.spec.preprocess import Preprocess
+from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
+from multibox.weights.foreign.table import Imported
+from multibox.weights.foreign.writer import GraphWriter
+
+__all__ = ["VggNames", "read", "recognise", "vgg_anchors", "write_vgg"]
+
+CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # their places among VGG16's layers
+POOLS = {4: False, 9: False, 16: True, 23: False}  # place, whether the size is rounded up
+CONV4_3 = 21
+MEAN_RGB = (123.0, 117.0, 104.0)
+
+
+@dataclass(frozen=True)
+class VggNames:
+    """What a port calls its tensors.
+
+    Args:
+        trunk: of a layer of VGG16; its place comes in.
+        norm: of the normalisation of conv4_3.
+        extra: of the extra layers; the number of the pair and 0 or 2 come in, or their number in a row.
+        offsets, logits: of the heads; the level comes in.
+        batch_norm: conv4_3 has batch normalisation in place of L2 normalisation.
+        in_a_row: extra layers are numbered through.
+        title: of the project.
+    """
+
+    trunk: str
+    norm: str
+    extra: str
+    offsets: str
+    logits: str
+    batch_norm: bool = False
+    in_a_row: bool = False
+    title: str = ""
+
+
+PORTS = (
+    VggNames("vgg.{}", "L2Norm", "extras.{}", "loc.{}", "conf.{}", in_a_row=True, title="amdegroot's ssd.pytorch"),
+    VggNames(
+        "backbone.vgg.{}",
+        "backbone.l2_norm",
+        "backbone.extras.{}",
+        "box_head.predictor.reg_headers.{}",
+        "box_head.predictor.cls_headers.{}",
+        in_a_row=True,
+        title="lufficc's SSD",
+    ),
+)
+
+
+def _port(tensors: Mapping[str, Tensor]) -> VggNames | None:
+    for port in PORTS:
+        evidence = (port.trunk.format(28), port.norm, port.logits.format(5))
+        if all(f"{name}.weight" in tensors for name in evidence):
+            return port
+    return None
+
+
+def recognise(path: Path) -> str | None:
+    """A `.pth` file with the tensors of one of the ports."""
+    tensors = tensors_of(path)
+    port = None if tensors is None else _port(tensors)
+    return None if port is None else f"the tensors of {port.title}"
+
+
+def read(path: Path, class_map: ClassMap | None = None) -> Imported:
+    """The network of a state dict."""
+    tensors = read_state_dict(path)
+    port = _port(tensors)
+    if port is None:
+        raise ContractError(f"{path.name}: not the tensors of {' or '.join(port.title for port in PORTS)}")
+    levels = sum(f"{port.logits.format(level)}.weight" in tensors for level in range(8))
+    writer = GraphWriter(tensors, f"{port.title} on VGG16")
+    write_vgg(writer, port, levels=levels)
+    classes = tensors[f"{port.logits.format(0)}.weight"].shape[0] // 4 - 1
+    table: ScaleTable = "voc" if classes == len(VOC_CLASSES) else "coco"
+    side = 300 if levels == 6 else 512
+    network = writer.network(
+        anchors=vgg_anchors(levels, table),
+        preprocess=Preprocess((side, side), mean=MEAN_RGB, rounding=True),
+        postprocess=PostprocessSpec("softmax", nms_iou=0.45, top_k=200, clip="after_nms"),
+    )
+    known = {len(VOC_CLASSES): VOC_CLASSES, len(COCO_CLASSES): ClassMap(COCO_CLASSES.names)}
+    names = class_map or known.get(classes) or ClassMap(tuple(f"class {i}" for i in range(classes)))
+    if len(names) != classes:
+        raise ContractError(f"{len(names)} class names for weights with {classes} classes (background not counted)")
+    said = f"default boxes for {table.upper()} were taken, because the weights have {classes} classes"
+    return Imported(network, names, path.stem, f"{port.title} from {path.name}", notes=(said,))
+
+
+def vgg_anchors(levels: int, table: ScaleTable) -> AnchorSpec:
+    """The released default boxes of SSD300 (6 levels) or SSD512 (7), centre and size cut at [0, 1] as the ports do.
+
+    Raises:
+        ContractError: another number of levels.
+    """
+    if levels not in (6, 7):
+        raise ContractError(f"SSD300 has 6 levels and SSD512 7, the file has {levels}")
+    rules = ((SCALES_300, RATIOS_300, STEPS_300, 300), (SCALES_512, RATIOS_512, STEPS_512, 512))
+    scales, ratios, steps, side = rules[levels - 6]
+    return ssd_anchors(scales[table], ratios, steps=steps, nominal_size_hw=(side, side), clip="cxcywh")
+
+
+def write_vgg(writer: GraphWriter, names: VggNames, *, levels: int = 6) -> None:
+    """Describe SSD on VGG16: the trunk, conv4_3's normalisation, the extra levels, 3×3 heads."""
+    taps = []
+    for place in CONVOLUTIONS:
+        if place - 1 in POOLS:
+            writer.pool(names.trunk.format(place - 1), 2, 2, ceil=POOLS[place - 1])
+        writer.conv(names.trunk.format(place), pad=1)
+        relu = writer.plain("relu", names.trunk.format(place + 1))
+        if place == CONV4_3:
+            taps.append(writer.norm(names.norm) if names.batch_norm else writer.l2norm(names.norm))
+            writer.last = relu
+    writer.pool(names.trunk.format(30), 3, 1, 1, ceil=False)
+    writer.conv(names.trunk.format(31), pad=6, dilation=6)
+    writer.plain("relu", names.trunk.format(32))
+    writer.conv(names.trunk.format(33))
+    taps.append(writer.plain("relu", names.trunk.format(34)))
+    for pair in range(levels - 2):
+        one, two = (
+            names.extra.format(2 * pair + i) if names.in_a_row else names.extra.format(pair, 2 * i) for i in (0, 1)
+        )
+        writer.conv(one)
+        writer.plain("relu", f"{one}.relu")
+        last_of_512 = levels == 7 and pair == levels - 3
+        stride = 2 if pair < (2 if levels == 6 else 4) else 1
+        writer.conv(two, stride=stride, pad=1 if stride == 2 or last_of_512 else 0)
+        taps.append(writer.plain("relu", f"{two}.relu"))
+    for level, tap in enumerate(taps):
+        writer.head(tap, offsets=[(names.offsets.format(level), 1)], logits=[(names.logits.format(level), 1)])
