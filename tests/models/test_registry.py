@@ -33,7 +33,6 @@ DEFAULT_BOXES = {
 SMALL_HW = {"ssd300_vgg16": (275, 300), "ssd512_vgg16": (280, 300)}  # the smallest maps need this much
 
 RATES = {"ssd300_vgg16": 1e-4, "ssd512_vgg16": 1e-4, **dict.fromkeys(toy_cascades.__all__, 1e-2)}
-ENOUGH = 0.25  # loss at which two pictures are learnt; the VGGs take about a second a step
 
 
 def small_hw(name: str) -> tuple[int, int]:
@@ -133,20 +132,28 @@ def test_overfits_two_pictures(name: str) -> None:
         with torch.no_grad():
             detector.features.to_conv4_3 = Remembered(detector.features.to_conv4_3(images))
     optimiser = torch.optim.Adam(detector.parameters(), lr=RATES.get(name, 1e-3))
-    for _ in range(150):
+    for step in range(1, 151):
         losses = loss_of(detector, images, targets)
         optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         optimiser.step()
-        if losses.total < ENOUGH:
+        if step % 10 == 0 and both_found(detector, images, targets):
             break
+    assert both_found(detector, images, targets)
+
+
+def both_found(detector, images, targets) -> bool:
+    """Whether the best detection of each picture is its object, with its class and a probability above a half."""
     # Batch statistics of two pictures are what the network learnt with, so it is read in training mode.
     with torch.no_grad():
         found = detections(detector, images)
-    for picture, target, label in zip(found, targets, (0, 1), strict=True):
-        assert picture.labels[0] == label
-        assert picture.scores[0] > 0.5
-        torch.testing.assert_close(picture.unit_xyxy[0], target.truth_unit_xyxy[0], rtol=0, atol=0.06)
+    return all(
+        len(picture.labels)
+        and picture.labels[0] == label
+        and picture.scores[0] > 0.5
+        and (picture.unit_xyxy[0] - target.truth_unit_xyxy[0]).abs().max() <= 0.06
+        for picture, target, label in zip(found, targets, (0, 1), strict=True)
+    )
 
 
 class Remembered(torch.nn.Module):
