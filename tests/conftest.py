@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parent / "models"))  # lets every test import `toy_cascades`
 NEED_TORCH = ("multibox.models", "multibox.weights")
 
-settings.register_profile("quick", max_examples=20)
+# A busy machine is no failure.
+settings.register_profile("whole", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=20)
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +90,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markexpr == "not slow":  # the daily run has fewer made-up examples
-        settings.load_profile("quick")
+    # The daily run has fewer made-up examples.
+    settings.load_profile("quick" if config.option.markexpr == "not slow" else "whole")
     file = config.getoption("--allowed-skips")
     if file is not None and not hasattr(config, "workerinput"):  # with several processes the first one judges
         config.pluginmanager.register(_Skips(Path(file)))

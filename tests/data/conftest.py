@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 from PIL import Image
 
 from multibox.data import Dataset, ImageRecord
@@ -19,10 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `annotation_layouts` and i
 import layouts_as_json  # noqa: F401 (fills the table of layouts)
 import layouts_as_text  # noqa: F401
 from annotation_layouts import Shot
-
-# A busy machine is no failure.
-settings.register_profile("without_deadline", deadline=None)
-settings.load_profile("without_deadline")
 
 
 def _key(record: ImageRecord) -> tuple[str, str]:

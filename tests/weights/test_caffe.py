@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
+from foreign_files import field, varint
+
 from multibox.errors import ContractError, ModelFileError, MultiboxError, OptionError
 from multibox.inference import Detector
 from multibox.models.registry import list_models
@@ -88,17 +90,6 @@ layer {{ name: "detection_out" type: "DetectionOutput" bottom: "mbox_loc" bottom
     num_classes: {CLASSES + 1} share_location: true background_label_id: 0
     nms_param {{ nms_threshold: 0.45 top_k: 100 }} code_type: CENTER_SIZE keep_top_k: 50 confidence_threshold: 0.3 }} }}
 """
-
-
-def varint(number: int) -> bytes:
-    out = b""
-    while number > 127:
-        out, number = out + bytes([number & 127 | 128]), number >> 7
-    return out + bytes([number])
-
-
-def field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 def caffemodel(blobs: Blobs, *, half: bool = False, old_shapes: bool = False) -> bytes:

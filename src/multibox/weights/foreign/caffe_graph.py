@@ -17,13 +17,12 @@ from multibox.models.graph import IMAGE, key_of
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.postprocess import DEFAULT_VARIANCES, PostprocessSpec
 from multibox.weights.foreign.protobuf import Text
+from multibox.weights.foreign.ultra_light import ultra_light_anchors
 
 __all__ = ["CaffeSsd", "Node", "describe", "nodes_of"]
 
 PASSED = ("Flatten", "Reshape", "Permute", "Softmax", "Sigmoid", "Split", "Dropout")  # behind heads
 IN_BRANCH = ("Convolution", "ReLU", "BatchNorm", "Scale")
-ULTRA_LIGHT = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))
-"""Sides in pixels of the default boxes of Linzaer's Ultra-Light face detectors, whose prototxt has none."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,7 @@ def describe(text: Text) -> CaffeSsd:
         postprocess = _postprocess(outputs[0].parameters("detection_output_param"))
     elif {"scores", "boxes"} <= nodes.keys():
         box_outputs, score_outputs = (list(_sources(nodes, of)) for of in ("boxes", "scores"))
-        fractions = tuple(tuple((side / min(size_hw),) * 2 for side in sides) for sides in ULTRA_LIGHT)
-        anchors, variances = AnchorSpec(fractions, clip="cxcywh"), DEFAULT_VARIANCES
+        anchors, variances = ultra_light_anchors(size_hw), DEFAULT_VARIANCES
         postprocess = PostprocessSpec("softmax", nms_iou=0.3, top_k=None, clip="after_nms")
         notes.append("the prototxt has no default boxes: those of the Ultra-Light face detectors were taken")
     else:

