@@ -29,9 +29,10 @@ MOBILE_STEPS = (16, 32, 64, 100, 150, 300)
 VGG = VggNames(
     trunk="base_net.{}",
     norm="source_layer_add_ons.0",
-    extra="extras.{0}.{1}",
+    extra="extras.{pair}.{place}",
     offsets="regression_headers.{}",
     logits="classification_headers.{}",
+    title="pytorch-ssd",
     batch_norm=True,
 )
 STRIDE_2 = (2, 4, 6, 12)  # blocks of MobileNetV1

@@ -103,8 +103,11 @@ IMPORTERS: dict[str, ImporterRow] = {
             "a state dict of Linzaer's Ultra-Light face detectors, RFB or slim",
             f"{_HERE}.ultra_light",
         ),
+        ImporterRow("nvidia-ssd300", "a state dict of NVIDIA's SSD300 on ResNet-50", f"{_HERE}.nvidia"),
         ImporterRow(
-            "vgg-ports", "a state dict of amdegroot's ssd.pytorch or lufficc's SSD, 300 or 512", f"{_HERE}.vgg"
+            "vgg-ports",
+            "a state dict of ssd.pytorch (amdegroot), SSD (lufficc) or mmdetection on VGG16, 300 or 512",
+            f"{_HERE}.vgg",
         ),
         ImporterRow("torchvision-ssd300", "a state dict of torchvision's ssd300_vgg16", f"{_HERE}.torchvision"),
     )

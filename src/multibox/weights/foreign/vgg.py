@@ -1,7 +1,7 @@
 """Import of SSD300 and SSD512 on VGG16 as PyTorch ports store them, whose files differ in the names of the tensors.
 
-amdegroot's `ssd.pytorch` and lufficc's `SSD` hold neither classes nor default boxes. Both choose the default boxes by
-the data set, VOC's for 20 classes; that is taken over and said.
+amdegroot's `ssd.pytorch`, lufficc's `SSD` and mmdetection hold neither classes nor default boxes. All choose the
+default boxes by the data set, VOC's for 20 classes; that is taken over and said.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from multibox.errors import ContractError
 from multibox.models.vgg import RATIOS_300, RATIOS_512, SCALES_300, SCALES_512, STEPS_300, STEPS_512, ScaleTable
-from multibox.spec.anchors import AnchorSpec, ssd_anchors
+from multibox.spec.anchors import AnchorSpec, Clip, ssd_anchors
 from multibox.spec.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
-from multibox.spec.postprocess import PostprocessSpec
+from multibox.spec.postprocess import BoxClip, PostprocessSpec
 from multibox.spec.preprocess import Preprocess
 from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
@@ -27,7 +27,6 @@ __all__ = ["VggNames", "read", "recognise", "vgg_anchors", "write_vgg"]
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # their places among VGG16's layers
 POOLS = {4: False, 9: False, 16: True, 23: False}  # place, whether the size is rounded up
 CONV4_3 = 21
-MEAN_RGB = (123.0, 117.0, 104.0)
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,14 @@ class VggNames:
     Args:
         trunk: of a layer of VGG16; its place comes in.
         norm: of the normalisation of conv4_3.
-        extra: of the extra layers; the number of the pair and 0 or 2 come in, or their number in a row.
+        extra: of the extra layers: {pair} counts pairs, {half} is 0 or 1, {place} 0 or 2, {number} counts through.
         offsets, logits: of the heads; the level comes in.
-        batch_norm: conv4_3 has batch normalisation in place of L2 normalisation.
-        in_a_row: extra layers are numbered through.
         title: of the project.
+        batch_norm: conv4_3 has batch normalisation in place of L2 normalisation.
+        background_last: the last class score of a box is background's; otherwise the first.
+        mean: of pictures, RGB.
+        whole_pixels: sizes of default boxes are cut to whole pixels.
+        clip_anchors, clip_boxes: how default boxes, and when found boxes, are cut at the border.
     """
 
     trunk: str
@@ -49,21 +51,37 @@ class VggNames:
     extra: str
     offsets: str
     logits: str
+    title: str
     batch_norm: bool = False
-    in_a_row: bool = False
-    title: str = ""
+    background_last: bool = False
+    mean: tuple[float, float, float] = (123.0, 117.0, 104.0)
+    whole_pixels: bool = False
+    clip_anchors: Clip = "cxcywh"
+    clip_boxes: BoxClip = "after_nms"
 
 
 PORTS = (
-    VggNames("vgg.{}", "L2Norm", "extras.{}", "loc.{}", "conf.{}", in_a_row=True, title="amdegroot's ssd.pytorch"),
+    VggNames("vgg.{}", "L2Norm", "extras.{number}", "loc.{}", "conf.{}", "amdegroot's ssd.pytorch"),
     VggNames(
         "backbone.vgg.{}",
         "backbone.l2_norm",
-        "backbone.extras.{}",
+        "backbone.extras.{number}",
         "box_head.predictor.reg_headers.{}",
         "box_head.predictor.cls_headers.{}",
-        in_a_row=True,
-        title="lufficc's SSD",
+        "lufficc's SSD",
+    ),
+    VggNames(
+        "backbone.features.{}",
+        "neck.l2_norm",
+        "neck.extra_layers.{pair}.{half}.conv",
+        "bbox_head.reg_convs.{}.0",
+        "bbox_head.cls_convs.{}.0",
+        "mmdetection's SSD",
+        background_last=True,
+        mean=(123.675, 116.28, 103.53),
+        whole_pixels=True,
+        clip_anchors="none",
+        clip_boxes="before_nms",
     ),
 )
 
@@ -96,9 +114,9 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     table: ScaleTable = "voc" if classes == len(VOC_CLASSES) else "coco"
     side = 300 if levels == 6 else 512
     network = writer.network(
-        anchors=vgg_anchors(levels, table),
-        preprocess=Preprocess((side, side), mean=MEAN_RGB, rounding=True),
-        postprocess=PostprocessSpec("softmax", nms_iou=0.45, top_k=200, clip="after_nms"),
+        anchors=vgg_anchors(levels, table, clip=port.clip_anchors, whole_pixels=port.whole_pixels),
+        preprocess=Preprocess((side, side), mean=port.mean, rounding=True),
+        postprocess=PostprocessSpec("softmax", nms_iou=0.45, top_k=200, clip=port.clip_boxes),
     )
     known = {len(VOC_CLASSES): VOC_CLASSES, len(COCO_CLASSES): ClassMap(COCO_CLASSES.names)}
     names = class_map or known.get(classes) or ClassMap(tuple(f"class {i}" for i in range(classes)))
@@ -108,8 +126,8 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     return Imported(network, names, path.stem, f"{port.title} from {path.name}", notes=(said,))
 
 
-def vgg_anchors(levels: int, table: ScaleTable) -> AnchorSpec:
-    """The released default boxes of SSD300 (6 levels) or SSD512 (7), centre and size cut at [0, 1] as the ports do.
+def vgg_anchors(levels: int, table: ScaleTable, *, clip: Clip = "cxcywh", whole_pixels: bool = False) -> AnchorSpec:
+    """The released default boxes of SSD300 (6 levels) or SSD512 (7), cut at the border as a port does.
 
     Raises:
         ContractError: another number of levels.
@@ -118,7 +136,8 @@ def vgg_anchors(levels: int, table: ScaleTable) -> AnchorSpec:
         raise ContractError(f"SSD300 has 6 levels and SSD512 7, the file has {levels}")
     rules = ((SCALES_300, RATIOS_300, STEPS_300, 300), (SCALES_512, RATIOS_512, STEPS_512, 512))
     scales, ratios, steps, side = rules[levels - 6]
-    return ssd_anchors(scales[table], ratios, steps=steps, nominal_size_hw=(side, side), clip="cxcywh")
+    used = [int(scale * side + 1e-6) / side for scale in scales[table]] if whole_pixels else scales[table]
+    return ssd_anchors(used, ratios, steps=steps, nominal_size_hw=(side, side), clip=clip)
 
 
 def write_vgg(writer: GraphWriter, names: VggNames, *, levels: int = 6) -> None:
@@ -138,9 +157,7 @@ def write_vgg(writer: GraphWriter, names: VggNames, *, levels: int = 6) -> None:
     writer.conv(names.trunk.format(33))
     taps.append(writer.plain("relu", names.trunk.format(34)))
     for pair in range(levels - 2):
-        one, two = (
-            names.extra.format(2 * pair + i) if names.in_a_row else names.extra.format(pair, 2 * i) for i in (0, 1)
-        )
+        one, two = (names.extra.format(pair=pair, half=i, place=2 * i, number=2 * pair + i) for i in (0, 1))
         writer.conv(one)
         writer.plain("relu", f"{one}.relu")
         last_of_512 = levels == 7 and pair == levels - 3
@@ -148,4 +165,5 @@ def write_vgg(writer: GraphWriter, names: VggNames, *, levels: int = 6) -> None:
         writer.conv(two, stride=stride, pad=1 if stride == 2 or last_of_512 else 0)
         taps.append(writer.plain("relu", f"{two}.relu"))
     for level, tap in enumerate(taps):
-        writer.head(tap, offsets=[(names.offsets.format(level), 1)], logits=[(names.logits.format(level), 1)])
+        offsets, logits = ([(name.format(level), 1)] for name in (names.offsets, names.logits))
+        writer.head(tap, offsets=offsets, logits=logits, background_last=names.background_last)

@@ -37,6 +37,7 @@ class GraphWriter:
         self._layers: list[dict[str, Any]] = []
         self._heads: list[dict[str, Any]] = []
         self._taken: dict[str, str] = {}  # our prefix -> theirs
+        self._orders: dict[str, tuple[bool, bool]] = {}  # our prefix -> background is last, channels are output-major
         self.last = IMAGE
 
     def _tensor(self, name: str) -> Tensor:
@@ -94,13 +95,23 @@ class GraphWriter:
         window = {key: [value, value] for key, value in (("kernel", kernel), ("stride", stride), ("pad", pad))}
         return self.plain("max_pool", name, **window, ceil=ceil)
 
-    def head(self, tap: str, *, offsets: Sequence[Any], logits: Sequence[Any]) -> None:
+    def head(
+        self,
+        tap: str,
+        *,
+        offsets: Sequence[Any],
+        logits: Sequence[Any],
+        background_last: bool = False,
+        output_major: bool = False,
+    ) -> None:
         """Predictions from a map.
 
         Args:
             tap: the output that they read.
             offsets, logits: the layers of the branches, each a name of ours for an operation ("relu"), or a prefix of
                 theirs with its padding; the prefix of a batch normalisation goes without one.
+            background_last: the last class score of a box is background's; otherwise the first.
+            output_major: channel = output · boxes + box; otherwise box · outputs + output.
         """
         level, made = len(self._heads), {}
         for kind, steps in (("offsets", offsets), ("logits", logits)):
@@ -119,6 +130,9 @@ class GraphWriter:
                 self._taken[f"heads.0.{kind}.{level}.{key_of(theirs)}"] = theirs
                 branch.append({"name": theirs, **layer})
             made[kind] = branch
+            if (background_last and kind == "logits") or output_major:
+                last = f"heads.0.{kind}.{level}.{key_of(branch[-1]['name'])}"
+                self._orders[last] = (kind == "logits" and background_last, output_major)
         self._heads.append({"map": tap, **made})
 
     def network(
@@ -154,10 +168,10 @@ class GraphWriter:
             num_classes=int(count) - (postprocess.activation == "softmax"),
             variances=list(variances),
         )
-        self._fill(network)
+        self._fill(network, boxes)
         return network.eval()
 
-    def _fill(self, network: DetectionNetwork) -> None:
+    def _fill(self, network: DetectionNetwork, boxes: Sequence[int]) -> None:
         wrong, used, state, expected = [], set(), {}, network.state_dict()
         for key, value in expected.items():
             ours, _, kind = key.rpartition(".")
@@ -172,6 +186,8 @@ class GraphWriter:
             used.add(theirs)
             if given.shape == value.shape:
                 state[key] = given.to(value.dtype)
+                if ours in self._orders:
+                    state[key] = _box_major(state[key], boxes[int(ours.split(".")[3])], *self._orders[ours])
             else:
                 wrong.append(f"{theirs} is {list(given.shape)} instead of {list(value.shape)}")
         wrong += [f"{name} is unknown" for name in self._tensors if name not in used]
@@ -179,3 +195,10 @@ class GraphWriter:
             shown = "; ".join(wrong[:4]) + (f"; {len(wrong) - 4} more" if len(wrong) > 4 else "")
             raise ContractError(f"the tensors are not those of {self._title}: {shown}")
         network.load_state_dict(state)
+
+
+def _box_major(values: Tensor, boxes: int, background_last: bool, output_major: bool) -> Tensor:
+    """The channels (first axis) of a head in our order: by box, then output, background first."""
+    rest = values.shape[1:]
+    by_box = values.reshape(-1, boxes, *rest).transpose(0, 1) if output_major else values.reshape(boxes, -1, *rest)
+    return (by_box.roll(1, 1) if background_last else by_box).reshape(values.shape)

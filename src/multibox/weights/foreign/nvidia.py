@@ -1,0 +1,80 @@
+"""Import of SSD300 on ResNet-50 from NVIDIA's DeepLearningExamples (Apache-2.0): a state dict or a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from multibox.errors import ContractError
+from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.spec.postprocess import PostprocessSpec
+from multibox.spec.preprocess import Preprocess
+from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
+from multibox.weights.foreign.table import Imported
+from multibox.weights.foreign.vgg import vgg_anchors
+from multibox.weights.foreign.writer import GraphWriter
+
+__all__ = ["read", "recognise"]
+
+TRUNK = "feature_extractor.feature_extractor"
+EVIDENCE = (f"{TRUNK}.6.5.conv3.weight", "additional_blocks.4.3.weight", "loc.5.weight", "conf.5.weight")
+STAGES = ((4, 3, 1), (5, 4, 2), (6, 6, 1))  # place, blocks, stride: the last keeps its size, unlike ResNet-50's
+EXTRAS = ((2, 1), (2, 1), (2, 1), (1, 0), (1, 0))  # stride and padding
+SIZE = 300
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of values in [0, 1]
+
+
+def recognise(path: Path) -> str | None:
+    """A file with the tensors of this network."""
+    tensors = tensors_of(path)
+    return None if tensors is None or not tensors.keys() >= set(EVIDENCE) else f"the tensors {EVIDENCE[0]} and loc.5"
+
+
+def read(path: Path, class_map: ClassMap | None = None) -> Imported:
+    """The network of a file."""
+    writer = GraphWriter(read_state_dict(path), "NVIDIA's SSD300 on ResNet-50")
+    _write(writer)
+    network = writer.network(
+        anchors=vgg_anchors(6, "coco"),
+        preprocess=Preprocess(
+            (SIZE, SIZE),
+            mean=tuple(255 * value for value in MEAN),  # type: ignore[arg-type]
+            scale=tuple(1 / (255 * value) for value in DEVIATION),  # type: ignore[arg-type]
+            rounding=True,
+        ),
+        postprocess=PostprocessSpec("softmax", score_threshold=0.05, nms_iou=0.5, top_k=200, clip="after_nms"),
+    )
+    count = network.spec.num_classes
+    coco = count == len(COCO_CLASSES)
+    names = class_map or ClassMap(COCO_CLASSES.names if coco else tuple(f"class {i}" for i in range(count)))
+    if len(names) != count:
+        raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
+    said = "pictures are prepared with ImageNet's mean and deviation, as for its validation"
+    return Imported(network, names, path.stem, f"NVIDIA's SSD300 on ResNet-50 from {path.name}", notes=(said,))
+
+
+def _write(writer: GraphWriter) -> None:
+    def normed(conv: str, norm: str, *, act: bool = True, **window: int) -> str:
+        writer.conv(conv, **window)
+        writer.norm(norm)
+        return writer.plain("relu", f"{norm}.relu") if act else writer.last
+
+    normed(f"{TRUNK}.0", f"{TRUNK}.1", stride=2, pad=3)
+    writer.pool(f"{TRUNK}.3", 3, 2, 1, ceil=False)
+    for place, blocks, first in STAGES:
+        for block in range(blocks):
+            theirs, stride, taken = f"{TRUNK}.{place}.{block}", first if block == 0 else 1, writer.last
+            normed(f"{theirs}.conv1", f"{theirs}.bn1")
+            normed(f"{theirs}.conv2", f"{theirs}.bn2", stride=stride, pad=1)
+            out, shortcut = normed(f"{theirs}.conv3", f"{theirs}.bn3", act=False), taken
+            if block == 0:
+                writer.last = taken
+                shortcut = normed(f"{theirs}.downsample.0", f"{theirs}.downsample.1", act=False, stride=stride)
+            writer.plain("add", f"{theirs}.add", out, shortcut)
+            writer.plain("relu", f"{theirs}.relu")
+    taps = [writer.last]
+    for number, (stride, pad) in enumerate(EXTRAS):
+        theirs = f"additional_blocks.{number}"
+        normed(f"{theirs}.0", f"{theirs}.1")
+        taps.append(normed(f"{theirs}.3", f"{theirs}.4", stride=stride, pad=pad))
+    for level, tap in enumerate(taps):
+        writer.head(tap, offsets=[(f"loc.{level}", 1)], logits=[(f"conf.{level}", 1)], output_major=True)
