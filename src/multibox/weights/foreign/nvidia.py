@@ -53,28 +53,23 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
 
 
 def _write(writer: GraphWriter) -> None:
-    def normed(conv: str, norm: str, *, act: bool = True, **window: int) -> str:
-        writer.conv(conv, **window)
-        writer.norm(norm)
-        return writer.plain("relu", f"{norm}.relu") if act else writer.last
-
-    normed(f"{TRUNK}.0", f"{TRUNK}.1", stride=2, pad=3)
+    writer.normed(f"{TRUNK}.0", f"{TRUNK}.1", act="relu", stride=2, pad=3)
     writer.pool(f"{TRUNK}.3", 3, 2, 1, ceil=False)
     for place, blocks, first in STAGES:
         for block in range(blocks):
             theirs, stride, taken = f"{TRUNK}.{place}.{block}", first if block == 0 else 1, writer.last
-            normed(f"{theirs}.conv1", f"{theirs}.bn1")
-            normed(f"{theirs}.conv2", f"{theirs}.bn2", stride=stride, pad=1)
-            out, shortcut = normed(f"{theirs}.conv3", f"{theirs}.bn3", act=False), taken
+            writer.normed(f"{theirs}.conv1", f"{theirs}.bn1", act="relu")
+            writer.normed(f"{theirs}.conv2", f"{theirs}.bn2", act="relu", stride=stride, pad=1)
+            out, shortcut = writer.normed(f"{theirs}.conv3", f"{theirs}.bn3"), taken
             if block == 0:
                 writer.last = taken
-                shortcut = normed(f"{theirs}.downsample.0", f"{theirs}.downsample.1", act=False, stride=stride)
+                shortcut = writer.normed(f"{theirs}.downsample.0", f"{theirs}.downsample.1", stride=stride)
             writer.plain("add", f"{theirs}.add", out, shortcut)
             writer.plain("relu", f"{theirs}.relu")
     taps = [writer.last]
     for number, (stride, pad) in enumerate(EXTRAS):
         theirs = f"additional_blocks.{number}"
-        normed(f"{theirs}.0", f"{theirs}.1")
-        taps.append(normed(f"{theirs}.3", f"{theirs}.4", stride=stride, pad=pad))
+        writer.normed(f"{theirs}.0", f"{theirs}.1", act="relu")
+        taps.append(writer.normed(f"{theirs}.3", f"{theirs}.4", act="relu", stride=stride, pad=pad))
     for level, tap in enumerate(taps):
         writer.head(tap, offsets=[(f"loc.{level}", 1)], logits=[(f"conf.{level}", 1)], output_major=True)

@@ -36,7 +36,7 @@ VGG = VggNames(
     batch_norm=True,
 )
 STRIDE_2 = (2, 4, 6, 12)  # blocks of MobileNetV1
-MOBILENET_V2 = ((1, 16, 1), (2, 24, 2), (3, 32, 2), (4, 64, 2), (3, 96, 1), (3, 160, 2), (1, 320, 1))
+MOBILENET_V2 = ((1, 1), (2, 2), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1))  # blocks, stride of the first
 
 
 def variant_of(tensors: Tensors) -> str | None:
@@ -107,9 +107,7 @@ def _classes(path: Path, count: int) -> tuple[ClassMap, str]:
 
 def _mobilenet_v1(writer: GraphWriter, *, lite: bool) -> None:
     def normed(theirs: str, number: int, **window: int) -> None:
-        writer.conv(f"{theirs}.{number}", **window)
-        writer.norm(f"{theirs}.{number + 1}")
-        writer.plain("relu", f"{theirs}.{number + 2}")
+        writer.normed(f"{theirs}.{number}", f"{theirs}.{number + 1}", act="relu", **window)
 
     taps = []
     normed("base_net.0", 0, stride=2, pad=1)
@@ -135,25 +133,20 @@ def _mobilenet_v1(writer: GraphWriter, *, lite: bool) -> None:
 
 
 def _mobilenet_v2(writer: GraphWriter) -> None:
-    def normed(conv: str, norm: str, act: bool = True, **window: int) -> str:
-        writer.conv(conv, **window)
-        writer.norm(norm)
-        return writer.plain("relu6", f"{norm}.act") if act else writer.last
-
     def inverted(theirs: str, *, stride: int, skip: bool, expanded: bool) -> str:
         """The output of the expansion."""
         before, parts = writer.last, [f"{theirs}.conv.{i}" for i in ((0, 1, 3, 4, 6, 7) if expanded else (0, 1, 3, 4))]
-        tap = normed(parts[0], parts[1]) if expanded else before
+        tap = writer.normed(parts[0], parts[1], act="relu6") if expanded else before
         depthwise, norm, pointwise, last = parts[-4:]
-        normed(depthwise, norm, stride=stride, pad=1)
-        normed(pointwise, last, act=False)
+        writer.normed(depthwise, norm, act="relu6", stride=stride, pad=1)
+        writer.normed(pointwise, last)
         if skip:
             writer.plain("add", f"{theirs}.add", before, writer.last)
         return tap
 
-    normed("base_net.0.0", "base_net.0.1", stride=2, pad=1)
+    writer.normed("base_net.0.0", "base_net.0.1", act="relu6", stride=2, pad=1)
     number, taps = 1, []
-    for repeats, _, stride in MOBILENET_V2:
+    for repeats, stride in MOBILENET_V2:
         for repeat in range(repeats):
             expansion = inverted(
                 f"base_net.{number}", stride=stride if repeat == 0 else 1, skip=repeat > 0, expanded=number > 1
@@ -161,7 +154,7 @@ def _mobilenet_v2(writer: GraphWriter) -> None:
             if number == 14:
                 taps.append(expansion)
             number += 1
-    taps.append(normed("base_net.18.0", "base_net.18.1"))
+    taps.append(writer.normed("base_net.18.0", "base_net.18.1", act="relu6"))
     for extra in range(4):
         inverted(f"extras.{extra}", stride=2, skip=False, expanded=True)
         taps.append(writer.last)

@@ -70,40 +70,35 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
 
 
 def _write(writer: GraphWriter, *, mixed: bool) -> None:
-    def normed(conv: str, norm: str, *, act: bool = True, **window: int) -> str:
-        writer.conv(conv, **window)
-        writer.norm(norm)
-        return writer.plain("relu", f"{norm}.relu") if act else writer.last
-
-    def part(theirs: str, *, act: bool = True, **window: int) -> str:
-        return normed(f"{theirs}.conv", f"{theirs}.bn", act=act, **window)
+    def part(theirs: str, *, act: str = "relu", **window: int) -> str:
+        return writer.normed(f"{theirs}.conv", f"{theirs}.bn", act=act, **window)
 
     def mix(theirs: str) -> None:
         """Branches of several dilations, put together by a 1×1 convolution and added to a shortcut."""
         taken, ends = writer.last, []
         for number, dilation in enumerate(DILATIONS):
             writer.last, steps = taken, 2 if number == 2 else 1
-            part(f"{theirs}.branch{number}.0", act=False)
+            part(f"{theirs}.branch{number}.0", act="")
             for step in range(1, steps + 1):
                 part(f"{theirs}.branch{number}.{step}", pad=1)
             last = f"{theirs}.branch{number}.{steps + 1}"
-            ends.append(part(last, act=False, pad=dilation, dilation=dilation))
+            ends.append(part(last, act="", pad=dilation, dilation=dilation))
         writer.plain("concat", f"{theirs}.concat", *ends)
-        together = part(f"{theirs}.ConvLinear", act=False)
+        together = part(f"{theirs}.ConvLinear", act="")
         writer.last = taken
-        shortcut = part(f"{theirs}.shortcut", act=False)
+        shortcut = part(f"{theirs}.shortcut", act="")
         writer.plain("add", f"{theirs}.add", together, shortcut)
         writer.plain("relu", f"{theirs}.relu")
 
-    normed("base_net.0.0", "base_net.0.1", stride=2, pad=1)
+    writer.normed("base_net.0.0", "base_net.0.1", act="relu", stride=2, pad=1)
     taps = []
     for block in range(1, 13):
         theirs = f"base_net.{block}"
         if mixed and block == MIXED_BLOCK:
             mix(theirs)
         else:
-            normed(f"{theirs}.0", f"{theirs}.1", stride=2 if block in STRIDE_2 else 1, pad=1)
-            normed(f"{theirs}.3", f"{theirs}.4")
+            writer.normed(f"{theirs}.0", f"{theirs}.1", act="relu", stride=2 if block in STRIDE_2 else 1, pad=1)
+            writer.normed(f"{theirs}.3", f"{theirs}.4", act="relu")
         if block in TAPS:
             taps.append(writer.last)
     writer.conv("extras.0.0")

@@ -88,7 +88,7 @@ PORTS = (
 
 def _port(tensors: Mapping[str, Tensor]) -> VggNames | None:
     for port in PORTS:
-        evidence = (port.trunk.format(28), port.norm, port.logits.format(5))
+        evidence = (port.trunk.format(28), port.norm)
         if all(f"{name}.weight" in tensors for name in evidence):
             return port
     return None
@@ -107,10 +107,11 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     port = _port(tensors)
     if port is None:
         raise ContractError(f"{path.name}: not the tensors of {' or '.join(port.title for port in PORTS)}")
-    levels = sum(f"{port.logits.format(level)}.weight" in tensors for level in range(8))
+    heads = [f"{name.format(level)}.weight" for name in (port.offsets, port.logits) for level in range(8)]
+    levels = 7 if sum(name in tensors for name in heads) > 12 else 6
     writer = GraphWriter(tensors, f"{port.title} on VGG16")
     write_vgg(writer, port, levels=levels)
-    classes = tensors[f"{port.logits.format(0)}.weight"].shape[0] // 4 - 1
+    classes = writer.outputs(4) - 1
     table: ScaleTable = "voc" if classes == len(VOC_CLASSES) else "coco"
     side = 300 if levels == 6 else 512
     network = writer.network(

@@ -45,7 +45,7 @@ class GraphWriter:
             raise ContractError(f"the file has no tensor {name!r}, so it is not {self._title}")
         return self._tensors[name]
 
-    def _conv(self, theirs: str, channels: int, **window: int) -> dict[str, Any]:
+    def _conv(self, theirs: str, channels: int, *, bias: bool = True, **window: int) -> dict[str, Any]:
         weight = self._tensor(f"{theirs}.weight")
         if weight.dim() != 4 or weight.shape[1] == 0 or channels % weight.shape[1]:
             raise ContractError(f"{theirs}.weight is {list(weight.shape)}, which takes no {channels} channels")
@@ -55,7 +55,7 @@ class GraphWriter:
             "channels": weight.shape[0],
             "kernel": list(weight.shape[2:]),
             "groups": channels // weight.shape[1],
-            "bias": f"{theirs}.bias" in self._tensors,
+            "bias": bias,
             **sides,
         }
 
@@ -65,12 +65,18 @@ class GraphWriter:
         self.last = name
         return name
 
-    def conv(self, theirs: str, **window: int) -> str:
+    def conv(self, theirs: str, *, bias: bool = True, **window: int) -> str:
         """A convolution; `window` has stride, pad and dilation where they are not 1, 0 and 1."""
         taken = self.last
-        layer = self._conv(theirs, self._channels[taken], **window)
+        layer = self._conv(theirs, self._channels[taken], bias=bias, **window)
         self._taken[f"features.layers.{key_of(theirs)}"] = theirs
         return self._add(theirs, layer, [taken], layer["channels"])
+
+    def normed(self, conv: str, norm: str, *, act: str = "", **window: int) -> str:
+        """A convolution without bias, its batch normalisation, and perhaps a function of activation."""
+        self.conv(conv, bias=False, **window)
+        self.norm(norm)
+        return self.plain(act, f"{norm}.{act}") if act else self.last
 
     def norm(self, theirs: str, *, eps: float = 1e-5) -> str:
         """Batch normalisation."""
@@ -134,6 +140,10 @@ class GraphWriter:
                 last = f"heads.0.{kind}.{level}.{key_of(branch[-1]['name'])}"
                 self._orders[last] = (kind == "logits" and background_last, output_major)
         self._heads.append({"map": tap, **made})
+
+    def outputs(self, boxes: int) -> int:
+        """Class scores of a box, from the first head with so many boxes at a cell."""
+        return int(self._heads[0]["logits"][-1]["channels"]) // boxes
 
     def network(
         self,

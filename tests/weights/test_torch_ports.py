@@ -1,0 +1,247 @@
+"""Importers of other torch projects, against plain functions of the same tensors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the train extra is not installed")
+
+import foreign_networks as foreign
+
+from multibox.errors import ContractError, ModelFileError
+from multibox.inference import Detector
+from multibox.spec.classes import ClassMap
+from multibox.weights.foreign.table import importer_row, recognised
+from multibox.weights.opening import open_model
+
+MAPS_300, STEPS_300 = [38, 19, 10, 5, 3, 1], [8, 16, 32, 64, 100, 300]
+MAPS_512, STEPS_512 = [64, 32, 16, 8, 4, 2, 1], [8, 16, 32, 64, 128, 256, 512]
+RATIOS = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
+VOC_300 = [30, 60, 111, 162, 213, 264, 315]
+COCO_300 = [21, 45, 99, 153, 207, 261, 315]
+COCO_512 = [20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72]
+
+
+def numbered(pattern: str) -> Callable[[int, int], str]:
+    return lambda pair, half: pattern.format(pair=pair, half=half, place=2 * half, number=2 * pair + half)
+
+
+@dataclass(frozen=True)
+class Port:
+    """A network of another project, and what its importer must find."""
+
+    kind: str
+    evidence: str
+    made: tuple[Callable[[int], dict[str, Any]], Callable[..., tuple[Any, Any]]]
+    outputs: int
+    priors: Any
+    background_last: bool = False
+    box_first: bool = False
+
+
+def mobile_priors() -> Any:
+    sizes = [60, 105, 150, 195, 240, 285, 330]
+    steps = [16, 32, 64, 100, 150, 300]
+    return foreign.priors(sizes, [[2, 3]] * 6, [19, 10, 5, 3, 2, 1], steps, 300, clamp=True)
+
+
+def vgg_priors(sizes: list[float], *, clamp: bool = True) -> Any:
+    if len(sizes) == 7:
+        return foreign.priors(sizes, RATIOS, MAPS_300, STEPS_300, 300, clamp=clamp)
+    ratios = [*RATIOS[:4], [2, 3], [2], [2]]
+    return foreign.priors(sizes, ratios, MAPS_512, STEPS_512, 512, clamp=clamp)
+
+
+QFGAOHAO = ("regression_headers.{}", "classification_headers.{}")
+LUFFICC = ("box_head.predictor.reg_headers.{}", "box_head.predictor.cls_headers.{}")
+MMDET = ("bbox_head.reg_convs.{}.0", "bbox_head.cls_convs.{}.0")
+MMDET_VGG = ("backbone.features.{}", "neck.l2_norm", numbered("neck.extra_layers.{pair}.{half}.conv"), *MMDET)
+PORTS = {
+    "mb1-ssd": Port("pytorch-ssd", "mb1-ssd", foreign.mobilenet_v1(lite=False), 4, mobile_priors),
+    "mb1-ssd-lite": Port("pytorch-ssd", "mb1-ssd-lite", foreign.mobilenet_v1(lite=True), 4, mobile_priors),
+    "mb2-ssd-lite": Port("pytorch-ssd", "mb2-ssd-lite", foreign.mobilenet_v2_lite(), 21, mobile_priors),
+    "vgg16-ssd": Port(
+        "pytorch-ssd",
+        "vgg16-ssd",
+        foreign.vgg_port("base_net.{}", "source_layer_add_ons.0", numbered("extras.{pair}.{place}"), *QFGAOHAO),
+        3,
+        lambda: vgg_priors(VOC_300),
+    ),
+    "ssd.pytorch": Port(
+        "vgg-ports",
+        "amdegroot's ssd.pytorch",
+        foreign.vgg_port("vgg.{}", "L2Norm", numbered("extras.{number}"), "loc.{}", "conf.{}"),
+        21,
+        lambda: vgg_priors(VOC_300),
+    ),
+    "lufficc 512": Port(
+        "vgg-ports",
+        "lufficc's SSD",
+        foreign.vgg_port(
+            "backbone.vgg.{}", "backbone.l2_norm", numbered("backbone.extras.{number}"), *LUFFICC, levels=7
+        ),
+        5,
+        lambda: vgg_priors(COCO_512),
+    ),
+    "mmdetection": Port(
+        "vgg-ports",
+        "mmdetection's SSD",
+        foreign.vgg_port(*MMDET_VGG),
+        4,
+        lambda: vgg_priors(COCO_300, clamp=False),
+        background_last=True,
+    ),
+    "nvidia": Port(
+        "nvidia-ssd300",
+        "loc.5",
+        (foreign.nvidia_tensors, foreign.nvidia_forward),
+        4,
+        lambda: vgg_priors(COCO_300),
+        box_first=True,
+    ),
+}
+
+
+def saved(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def by_cell(rows: Any, port: Port) -> Any:
+    """Rows that run by level, box, cell put into the order level, cell, box."""
+    if not port.box_first:
+        return rows
+    parts, start = [], 0
+    for cells, boxes in zip(MAPS_300, foreign.NVIDIA_BOXES, strict=True):
+        count = cells * cells * boxes
+        part = rows[:, start : start + count]
+        parts.append(part.reshape(len(part), boxes, cells * cells, -1).transpose(1, 2).reshape(len(part), count, -1))
+        start += count
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_the_numbers_are_the_other_projects(name: str, tmp_path: Path) -> None:
+    port = PORTS[name]
+    tensors = port.made[0](port.outputs)
+    path = saved(tmp_path / "some.pth", tensors)
+    row, evidence = recognised(path)  # type: ignore[misc]
+    assert (row.name, port.evidence in evidence) == (port.kind, True)
+    imported = row.read(path)
+    network = imported.network
+    assert network.spec.num_classes == port.outputs - 1 == len(imported.class_map)
+    torch.testing.assert_close(network.anchors_cxcywh(), port.priors(), rtol=0, atol=1e-6)
+    images = torch.randn(1, 3, *network.spec.preprocess.size_hw).double()  # in which nothing but a fault can differ
+    with torch.inference_mode():
+        ours = network.double()(images)[0]
+        doubled = {key: value.double() for key, value in tensors.items()}
+        offsets, logits = (by_cell(part, port) for part in port.made[1](doubled, images))
+    if port.background_last:
+        logits = torch.cat([logits[..., -1:], logits[..., :-1]], dim=-1)
+    for found, expected in ((ours.offsets, offsets), (ours.logits, logits)):
+        assert expected.std() > 0.05
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-8 * max(1.0, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_what_does_not_fit_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    port = PORTS[name]
+    tensors = port.made[0](port.outputs)
+    row = importer_row(port.kind)
+    victim = next(key for key in reversed(tensors) if key.endswith("weight") and tensors[key].dim() == 4)
+    middle = list(tensors)[len(tensors) // 3]
+    for change, message in (
+        ({victim: None}, victim),
+        ({middle: None}, middle),
+        ({"more.weight": torch.zeros(3)}, "more.weight is unknown"),
+        ({victim: tensors[victim][:, :-1]}, "which takes no|instead of"),
+    ):
+        changed = {key: value for key, value in {**tensors, **change}.items() if value is not None}
+        with pytest.raises(ContractError, match=message.replace(".", r"\.")):
+            row.read(saved(tmp_path / "some.pth", changed))
+    with pytest.raises(ContractError, match="1 class names for weights with"):
+        row.read(saved(tmp_path / "some.pth", tensors), ClassMap(("one",)))
+    content = (tmp_path / "some.pth").read_bytes()
+    (tmp_path / "some.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelFileError, match="not a plain file of tensors"):
+        row.read(tmp_path / "some.pth")
+    assert recognised(tmp_path / "some.pth") is None
+
+
+class Bomb:
+    """Makes a file if it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    path = saved(tmp_path / "bomb.pth", {"model": PORTS["mb1-ssd"].made[0](3), "more": Bomb(tmp_path / "boom")})
+    assert recognised(path) is None
+    for kind in ("pytorch-ssd", "vgg-ports", "nvidia-ssd300", "ultra-light-face", "torchvision-ssd300"):
+        with pytest.raises(ModelFileError, match=r"not a plain file of tensors .*model\.state_dict\(\)"):
+            importer_row(kind).read(path)
+    assert not (tmp_path / "boom").exists()
+
+
+def test_the_checkpoints_of_training(tmp_path: Path) -> None:
+    """Inside what trainers save, with the names that wrappers give."""
+    tensors = PORTS["mb1-ssd"].made[0](3)
+    expected = open_model(saved(tmp_path / "plain.pth", tensors))[0].state_dict()
+    wrapped = {f"module.{key}": value for key, value in tensors.items()}
+    for content in (
+        {"model": tensors, "optimizer": {"state": {}}, "args": argparse.Namespace(lr=0.1), "epoch": 3},
+        {"state_dict": wrapped, "meta": {"time": "now"}},
+        {"model_state_dict": {f"_orig_mod.{key}": value for key, value in wrapped.items()}},
+    ):
+        found = open_model(saved(tmp_path / "checkpoint.pth", content))[0].state_dict()
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+    with pytest.raises(ModelFileError, match="does not hold a state dict"):
+        importer_row("pytorch-ssd").read(saved(tmp_path / "nothing.pth", {"epoch": 3}))
+
+
+def test_class_names_stand_beside_the_weights(tmp_path: Path) -> None:
+    path = saved(tmp_path / "mb1.pth", PORTS["mb1-ssd"].made[0](3))
+    row = importer_row("pytorch-ssd")
+    assert row.read(path).class_map.names == ("class 0", "class 1")
+    (tmp_path / "labels.txt").write_text("BACKGROUND\ncat\ndog\n\n")
+    imported = row.read(path)
+    assert imported.class_map.names == ("cat", "dog")
+    assert imported.notes[0] == "classes of labels.txt, without its background"
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    with pytest.raises(ContractError, match="2 lines, the weights have 2 classes and background"):
+        row.read(path)
+
+
+def test_a_real_face_detector_is_its_own_onnx_file(tmp_path: Path) -> None:
+    import onnxruntime
+
+    shared = Path(os.environ.get("MULTIBOX_WEIGHTS", Path(__file__).parents[3] / "shared" / "weights"))
+    if not shared.is_dir():
+        pytest.skip(f"no weights folder {shared}; set MULTIBOX_WEIGHTS to run this test")
+    path = shared / "ultra_light_face" / "version-RFB-320.pth"
+    assert recognised(path)[1] == "the tensors of RFB"  # type: ignore[index]
+    network, card = open_model(path)
+    assert card.class_map.names == ("face",)
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path.with_name(f"{path.stem}_without_postprocessing.onnx")), quiet)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 3, 240, 320)).astype(np.float32)
+    scores, boxes = session.run(["scores", "boxes"], {session.get_inputs()[0].name: image})
+    with torch.inference_mode():
+        raw = network(torch.from_numpy(image))[0]
+    np.testing.assert_allclose(raw.offsets.numpy(), boxes, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(torch.softmax(raw.logits, -1).numpy(), scores, rtol=0, atol=1e-5)
+    found = Detector(str(path), engine="torch")(Path(__file__).parents[2] / "examples" / "astronaut.png", conf=0.7)
+    np.testing.assert_allclose(found.boxes_xyxy, [[179, 63, 269, 173]], atol=1)
