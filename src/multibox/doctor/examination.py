@@ -88,9 +88,8 @@ class Examination:
                 yield from (f"  {finding}" for finding in found[:examples])
                 if examples and count > min(len(found), examples):
                     yield f"  … and {count - min(len(found), examples)} more"
-        ignored = self.level("ignore")
-        if ignored:
-            yield "ignored: " + ", ".join(f"{count} × {kind}" for kind, count in ignored.items())
+        for kind, count in self.level("ignore").items():
+            yield f"ignored: {count} × {kind}: {FINDING_KINDS[kind].meaning}"
         yield "checked: " + ", ".join(CHECKED + (DEEP_ONLY if self.deep else ()))
         if not self.deep:
             yield "not checked: " + ", ".join(DEEP_ONLY) + " (they need every picture decoded: deep=true)"

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from multibox.data.sampling import evenly
+from multibox.errors import counted
 from multibox.evaluation import EvaluationSet
 from multibox.export.int8 import noise_shares
 from multibox.export.layout import Layout, metadata_of
@@ -61,7 +62,8 @@ class Int8Search:
             drops = self._drops(kept)
             trials.append({"float_layers": [quantizer.layer_of(node) for node in kept], **drops})
             self._say(
-                f"int8 with {len(kept)} layers given back: AP50 falls by {drops['ap50']:.4f}, AP by {drops['ap']:.4f}"
+                f"int8 with {counted(len(kept), 'layer')} kept in float: "
+                f"AP50 {-drops['ap50']:+.4f}, AP {-drops['ap']:+.4f}"
             )
             if max(drops.values()) <= self._limit or len(kept) == len(quantizer.layers):
                 break
