@@ -19,7 +19,8 @@ from multibox.errors import ContractError, ModelFileError
 from multibox.models.registry import create_model
 from multibox.spec.classes import VOC_CLASSES, ClassMap
 from multibox.spec.preprocess import ColourOrder, Preprocess
-from multibox.weights.foreign.caffe_graph import CaffeSsd, describe, number
+from multibox.weights.foreign.caffe_graph import CaffeSsd, describe
+from multibox.weights.foreign.caffe_layers import number
 from multibox.weights.foreign.protobuf import Text, floats, integers, parse_text, read_wire
 from multibox.weights.foreign.table import Imported
 

@@ -16,7 +16,7 @@ from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.writer import GraphWriter
 
-__all__ = ["read", "recognise", "ultra_light_anchors"]
+__all__ = ["POSTPROCESS", "read", "recognise", "ultra_light_anchors"]
 
 SIZE_HW = (240, 320)
 SIDES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # of the default boxes, in pixels
@@ -24,6 +24,7 @@ STRIDE_2 = (2, 4, 8, 11)
 MIXED_BLOCK = 7  # several dilations beside each other, in the RFB variant
 DILATIONS = (2, 3, 5)
 TAPS = (7, 10, 12)
+POSTPROCESS = PostprocessSpec("softmax", nms_iou=0.3, top_k=None, clip="after_nms")
 
 
 def ultra_light_anchors(size_hw: tuple[int, int] = SIZE_HW) -> AnchorSpec:
@@ -59,7 +60,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     network = writer.network(
         anchors=ultra_light_anchors(),
         preprocess=Preprocess(SIZE_HW, mean=(127.0,) * 3, scale=(1 / 128,) * 3, rounding=True),
-        postprocess=PostprocessSpec("softmax", nms_iou=0.3, top_k=None, clip="after_nms"),
+        postprocess=POSTPROCESS,
     )
     count = network.spec.num_classes
     names = class_map or ClassMap(("face",) if count == 1 else tuple(f"class {i}" for i in range(count)))
