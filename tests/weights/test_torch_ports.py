@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
@@ -245,3 +246,66 @@ def test_a_real_face_detector_is_its_own_onnx_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(torch.softmax(raw.logits, -1).numpy(), scores, rtol=0, atol=1e-5)
     found = Detector(str(path), engine="torch")(Path(__file__).parents[2] / "examples" / "astronaut.png", conf=0.7)
     np.testing.assert_allclose(found.boxes_xyxy, [[179, 63, 269, 173]], atol=1)
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_torchvisions_ssdlite_gives_torchvisions_numbers(
+    pretrained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both widths of the trunk's end: the wide one belongs to a pretrained trunk, which is not fetched here."""
+    from torchvision.models import MobileNet_V3_Large_Weights
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    chosen = MobileNet_V3_Large_Weights.DEFAULT if pretrained else None
+    monkeypatch.setattr(MobileNet_V3_Large_Weights, "get_state_dict", lambda *_, **__: None)
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
+    theirs = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=chosen, num_classes=4).eval()
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+        elif isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, mode="fan_in")
+    path = saved(tmp_path / "lite.pth", {"model": theirs.state_dict(), "epoch": 1, "args": argparse.Namespace(lr=0.1)})
+    row, _ = recognised(path)  # type: ignore[misc]
+    assert row.name == "torchvision-ssdlite320"
+    imported = row.read(path)
+    assert imported.class_map.names == ("class 0", "class 1", "class 2")
+    images = torch.randn(1, 3, 320, 320).double()
+    theirs = theirs.double()
+    with torch.inference_mode():
+        maps = list(theirs.backbone(images).values())
+        expected = theirs.head(maps)
+        found = imported.network.double()(images)[0]
+    for ours, other in ((found.offsets, expected["bbox_regression"]), (found.logits, expected["cls_logits"])):
+        assert other.std() > 0.05
+        torch.testing.assert_close(ours, other, rtol=0, atol=1e-8 * max(1.0, float(other.abs().max())))
+    from torchvision.models.detection.image_list import ImageList
+
+    corners = theirs.anchor_generator(ImageList(images.float(), [(320, 320)]), [one.float() for one in maps])[0] / 320
+    boxes = imported.network.anchors_cxcywh().numpy()
+    xyxy = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
+    np.testing.assert_allclose(xyxy, corners.numpy(), rtol=0, atol=1e-6)
+
+
+def test_torchvisions_detections(tmp_path: Path) -> None:
+    """The whole path, resizing and suppression included, on a picture."""
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    torch.manual_seed(1)
+    theirs = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).eval()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, mode="fan_in")
+    picture = np.asarray(Image.open(Path(__file__).parents[2] / "examples" / "astronaut.png").convert("RGB"))
+    with torch.inference_mode():
+        expected = theirs([torch.from_numpy(picture / 255).permute(2, 0, 1).float()])[0]
+    detector = Detector(str(saved(tmp_path / "lite.pth", theirs.state_dict())), engine="torch")
+    found = detector(picture, conf=0.001)
+    assert len(found) == len(expected["scores"]) > 20
+    np.testing.assert_allclose(found.scores, expected["scores"], rtol=0, atol=1e-5)
+    boxes = expected["boxes"].numpy()
+    apart = np.abs(found.boxes_xyxy[:, None] - boxes[None]).max(-1)  # near-equal scores may change places
+    assert np.quantile(apart.min(axis=1), 0.95) < 1e-2

@@ -36,6 +36,16 @@ class _Add(nn.Module):
         return total
 
 
+class _Multiply(nn.Module):
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return one * other
+
+
+class _Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
 class _Concat(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.cat(inputs, dim=1)
@@ -87,6 +97,10 @@ OPERATIONS: dict[str, Callable[[Layer, Sequence[int]], tuple[nn.Module, int]]] =
     "l2norm": lambda _, channels: (L2Norm(channels[0]), channels[0]),
     "relu": lambda _, channels: (nn.ReLU(), channels[0]),
     "relu6": lambda _, channels: (nn.ReLU6(), channels[0]),
+    "hardswish": lambda _, channels: (nn.Hardswish(), channels[0]),
+    "hardsigmoid": lambda _, channels: (nn.Hardsigmoid(), channels[0]),
+    "mean": lambda _, channels: (_Mean(), channels[0]),  # over all places, which leaves one
+    "multiply": lambda _, channels: (_Multiply(), max(channels)),
     "max_pool": _pool,  # kernel, stride, pad; sizes are rounded up unless ceil is false
     "avg_pool": _pool,
     "add": lambda _, channels: (_Add(), channels[0]),

@@ -76,7 +76,8 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _window(reach: tuple[float, float], kernel: int, *, stride: int, dilation: int) -> tuple[float, float]:
     field, jump = reach
-    return field + (kernel - 1) * dilation * jump, jump * stride
+    more = (kernel - 1) * dilation
+    return (field + more * jump if more else field), jump * stride
 
 
 def _tensors(values: Any) -> list[Tensor]:

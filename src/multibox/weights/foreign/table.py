@@ -109,6 +109,11 @@ IMPORTERS: dict[str, ImporterRow] = {
             "a state dict of ssd.pytorch (amdegroot), SSD (lufficc) or mmdetection on VGG16, 300 or 512",
             f"{_HERE}.vgg",
         ),
+        ImporterRow(
+            "torchvision-ssdlite320",
+            "a state dict of torchvision's ssdlite320_mobilenet_v3_large",
+            f"{_HERE}.torchvision_lite",
+        ),
         ImporterRow("torchvision-ssd300", "a state dict of torchvision's ssd300_vgg16", f"{_HERE}.torchvision"),
     )
 }

@@ -15,7 +15,7 @@ from multibox.spec.classes import COCO_CLASSES, ClassMap
 from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
 
-__all__ = ["import_ssd300_vgg16", "read", "recognise"]
+__all__ = ["default_classes", "import_ssd300_vgg16", "read", "recognise"]
 
 # torchvision's mean of [0, 1] values, in 0 … 255; its deviation of 1/255 makes the scale 1.
 MEAN_RGB = tuple(255 * value for value in (0.48235, 0.45882, 0.40784))
@@ -94,7 +94,7 @@ def import_ssd300_vgg16(
     if first is None:
         raise ContractError("the state dict has no classification head; it is not torchvision's ssd300_vgg16")
     classes = first.shape[0] // FIRST_BOXES_PER_CELL - 1
-    names = class_map or _default_classes(classes)
+    names = class_map or default_classes(classes)
     if len(names) != classes:
         raise ContractError(f"{len(names)} class names for weights with {classes} classes (background not counted)")
     detector = create_model(
@@ -107,7 +107,8 @@ def import_ssd300_vgg16(
     return detector.eval(), names
 
 
-def _default_classes(count: int) -> ClassMap:
+def default_classes(count: int) -> ClassMap:
+    """COCO's for 90 classes, ids without a name included; made-up names for any other number."""
     if count == COCO_OUTPUTS - 1:
         known: dict[int, Any] = dict(zip(COCO_CLASSES.ids, COCO_CLASSES.names, strict=True))
         return ClassMap.from_ids({i: known.get(i, f"unused {i}") for i in range(1, COCO_OUTPUTS)})

@@ -92,6 +92,8 @@ class GraphWriter:
 
     def plain(self, op: str, name: str, *of: str, **more: Any) -> str:
         """An operation without weights: relu, relu6, max_pool, add, concat."""
+        while name in self._channels:  # one module may be called at several places
+            name += "+"
         inputs = of or (self.last,)
         channels = [self._channels[one] for one in inputs]
         return self._add(name, {"op": op, **more}, inputs, sum(channels) if op == "concat" else channels[0])
@@ -109,15 +111,18 @@ class GraphWriter:
         logits: Sequence[Any],
         background_last: bool = False,
         output_major: bool = False,
+        eps: float = 1e-5,
     ) -> None:
         """Predictions from a map.
 
         Args:
             tap: the output that they read.
             offsets, logits: the layers of the branches, each a name of ours for an operation ("relu"), or a prefix of
-                theirs with its padding; the prefix of a batch normalisation goes without one.
+                theirs with its padding, and False behind it where it has no bias; the prefix of a batch normalisation
+                goes without padding.
             background_last: the last class score of a box is background's; otherwise the first.
             output_major: channel = output · boxes + box; otherwise box · outputs + output.
+            eps: of batch normalisation.
         """
         level, made = len(self._heads), {}
         for kind, steps in (("offsets", offsets), ("logits", logits)):
@@ -127,11 +132,11 @@ class GraphWriter:
                 if step in ("relu", "relu6"):
                     branch.append({"name": f"{step}{len(branch)}", "op": step})
                     continue
-                theirs, pad = step if isinstance(step, tuple) else (step, None)
+                theirs, pad, *bias = step if isinstance(step, tuple) else (step, None)
                 if pad is None:
-                    layer: dict[str, Any] = {"op": "norm", "eps": 1e-5, "affine": True}
+                    layer: dict[str, Any] = {"op": "norm", "eps": eps, "affine": True}
                 else:
-                    layer = self._conv(theirs, channels, pad=pad)
+                    layer = self._conv(theirs, channels, pad=pad, bias=bias != [False])
                     channels = layer["channels"]
                 self._taken[f"heads.0.{kind}.{level}.{key_of(theirs)}"] = theirs
                 branch.append({"name": theirs, **layer})
