@@ -129,6 +129,7 @@ def by_cell(rows: Any, port: Port) -> Any:
     return torch.cat(parts, dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PORTS)
 def test_the_numbers_are_the_other_projects(name: str, tmp_path: Path) -> None:
     port = PORTS[name]
@@ -152,6 +153,7 @@ def test_the_numbers_are_the_other_projects(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-8 * max(1.0, float(expected.abs().max())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PORTS)
 def test_what_does_not_fit_is_refused_by_name(name: str, tmp_path: Path) -> None:
     port = PORTS[name]
@@ -248,6 +250,7 @@ def test_a_real_face_detector_is_its_own_onnx_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.boxes_xyxy, [[179, 63, 269, 173]], atol=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_torchvisions_ssdlite_gives_torchvisions_numbers(
     pretrained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -290,6 +293,7 @@ def test_torchvisions_ssdlite_gives_torchvisions_numbers(
     np.testing.assert_allclose(xyxy, corners.numpy(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_torchvisions_detections(tmp_path: Path) -> None:
     """The whole path, resizing and suppression included, on a picture."""
     from torchvision.models.detection import ssdlite320_mobilenet_v3_large
