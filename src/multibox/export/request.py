@@ -32,7 +32,8 @@ class ExportRequest:
         size_hw: input (height, width); the model's own when left out.
         conf, iou, max_det, agnostic_nms: of the in-graph suppression; the model's own when left out.
         output: the file, or folder of "triton"; named after the model when left out.
-        data: a data set to compare and measure on; int8 needs one.
+        data: a data set to compare and measure on, or a folder of pictures alone, whose truth then is what the model
+            itself finds; int8 needs one.
         split: of the data set; left out, its validation or test part, or all.
         calibrate, calibrate_split: where int8 scales are measured; left out, the data set's training part, or every
             fourth of its pictures, which then are not measured on.

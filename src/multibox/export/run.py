@@ -52,7 +52,7 @@ def export_verified(request: ExportRequest, *, say: Say = lambda text: None) -> 
     detector, card = open_model(request.model, size_hw=request.size_hw, **request.builder_arguments)
     card = request.asked(card)
     layout = request.layout(card)
-    data = None if request.data is None else select(request)
+    data = None if request.data is None else select(request, detector, card)
     path = request.file_for(card)
     if not row.suffix:
         require_free(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from multibox.data.sampling import evenly
 from multibox.doctor.picture_checks import split_role
 from multibox.errors import ContractError, OptionError
 from multibox.export.request import ExportRequest
+from multibox.export.unlabelled import is_unlabelled, own_findings
+from multibox.spec.card import ModelCard
 
 __all__ = ["CALIBRATED", "Selection", "select"]
 
@@ -27,8 +30,10 @@ class Selection:
     notes: list[str]
 
 
-def select(request: ExportRequest) -> Selection:
+def select(request: ExportRequest, network: Any, card: ModelCard) -> Selection:
     """The pictures a request names; those that calibrate are never measured on.
+
+    In a folder of pictures without annotations, what the network itself finds is the truth.
 
     Raises:
         DataError: the data set cannot be read.
@@ -36,11 +41,15 @@ def select(request: ExportRequest) -> Selection:
         ContractError: none is left to measure on.
     """
     assert request.data is not None
-    everything = read_dataset(request.data)
+    notes = []
+    if is_unlabelled(request.data):
+        everything, said = own_findings(request.data, network, card)
+        notes.append(said)
+    else:
+        everything = read_dataset(request.data)
     roles = {split_role(name): name for name in everything.splits}
     split = request.split or next((roles[role] for role in ("val", "test") if role in roles), None)
     measure = everything if split is None else everything.split(split)
-    notes = []
     if request.calibrate is not None or request.calibrate_split is not None:
         other = read_dataset(request.calibrate or request.data, split=request.calibrate_split)
         source = f"{request.calibrate or request.data}" + (
