@@ -9,12 +9,43 @@ from pathlib import Path
 
 from multibox.errors import ModelFileError, did_you_mean
 
-__all__ = ["CATALOGUE", "DEFAULT_MODEL", "NETWORKS", "CatalogueEntry", "resolve_model"]
+__all__ = ["CATALOGUE", "DEFAULT_MODEL", "NETWORKS", "CatalogueEntry", "Size", "resolve_model"]
 
 PICKLED = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT_MODEL = "ssdlite300-coco"
-NETWORKS = ("ssd300_vgg16", "ssd512_vgg16", "ssdlite300_mobilenetv2", "tinyssd256")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a network is at its own input, as `multibox info` computes it.
+
+    Args:
+        input_hw: (height, width) of the input.
+        boxes: default boxes.
+        parameters: of all layers.
+        multiply_adds: for one picture.
+    """
+
+    input_hw: tuple[int, int]
+    boxes: int
+    parameters: int
+    multiply_adds: int
+
+    def __str__(self) -> str:
+        height, width = self.input_hw
+        return (
+            f"{height} × {width}, {self.boxes:,} boxes, {self.parameters / 1e6:.1f} M parameters, "
+            f"{self.multiply_adds / 1e9:.2f} G multiply-adds"
+        )
+
+
+NETWORKS = {
+    "ssd300_vgg16": Size((300, 300), 8732, 26285486, 31373537792),
+    "ssd512_vgg16": Size((512, 512), 24564, 27188676, 90207908864),
+    "ssdlite300_mobilenetv2": Size((300, 300), 1917, 4320660, 733121072),
+    "tinyssd256": Size((256, 256), 5444, 1010376, 976628736),
+}
 """The names of this package in `multibox.models.list_models`, which needs torch to tell them."""
 
 
@@ -25,6 +56,7 @@ class CatalogueEntry:
     name: str
     description: str
     licence: str
+    size: Size
 
     def path(self, suffix: str) -> Path:
         """File of the model, `.onnx` (prediction) or `.safetensors` (training)."""
@@ -35,7 +67,10 @@ CATALOGUE = {
     entry.name: entry
     for entry in (
         CatalogueEntry(
-            "ssdlite300-coco", "SSDLite300 on MobileNetV2, trained on COCO (80 classes), ships inside", "Apache-2.0"
+            "ssdlite300-coco",
+            "SSDLite300 on MobileNetV2, trained on COCO (80 classes), ships inside",
+            "Apache-2.0",
+            Size((300, 300), 1917, 4301300, 733121072),
         ),
     )
 }

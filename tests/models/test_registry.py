@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 import toy_cascades
 
+from multibox.catalogue import CATALOGUE, NETWORKS
 from multibox.core.codec import fold
 from multibox.core.loss import multibox_loss
 from multibox.core.postprocess import postprocess
@@ -22,6 +23,7 @@ from multibox.models.features import Neck
 from multibox.models.heads import MultiboxHead
 from multibox.models.inspect import summarise
 from multibox.models.network import DetectionNetwork, NetworkSpec, StageSpec
+from multibox.weights.opening import open_model
 
 DEFAULT_BOXES = {
     "ssd300_vgg16": 8732,
@@ -421,3 +423,16 @@ def test_a_detector_survives_deepcopy_and_moves_its_anchors() -> None:
     detector.anchors_cxcywh()
     twin = copy.deepcopy(detector).to(torch.float64)
     assert torch.equal(twin.anchors_cxcywh(), detector.anchors_cxcywh())
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *CATALOGUE])
+def test_the_list_says_how_large_a_network_is(name: str) -> None:
+    size = NETWORKS[name] if name in NETWORKS else CATALOGUE[name].size
+    network, _ = open_model(name)
+    found = summarise(network)
+    assert found["size_hw"] == list(size.input_hw)
+    assert (found["boxes"], found["parameters"], found["multiply_adds"]) == (
+        size.boxes,
+        size.parameters,
+        size.multiply_adds,
+    )

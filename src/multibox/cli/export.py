@@ -44,7 +44,7 @@ EXIT_REFUSED = 1
 @click.option("--iou", type=click.FloatRange(0, 1), help="Of in-graph suppression.  [the model's]")
 @click.option("--max-det", type=click.IntRange(min=1), help="Of in-graph suppression.  [the model's]")
 @click.option("--agnostic-nms/--no-agnostic-nms", default=None, help="Boxes of different classes suppress each other.")
-@click.option("--data", metavar="DATASET", help="Pictures to compare and measure on; int8 needs them.")
+@click.option("--data", metavar="DATASET", help="Pictures, annotated or alone, to measure on; int8 needs them.")
 @click.option("--split", metavar="NAME", help="Of DATASET.  [default: val or test, if there is one]")
 @click.option("--calibrate", metavar="DATASET", help="Pictures that set int8 scales.  [default: DATASET's others]")
 @click.option("--calibrate-split", metavar="NAME", help="Of those.  [default: train, if there is one]")

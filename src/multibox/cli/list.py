@@ -20,9 +20,10 @@ def command() -> None:
     for name, entry in CATALOGUE.items():
         default = " [default]" if name == DEFAULT_MODEL else ""
         size = entry.path(".onnx").stat().st_size / 1e6
-        click.echo(f"  {name}{default}  {entry.description}; {size:.0f} MB, {entry.licence}")
-    click.echo("Networks with random weights (to train, or to look at with info):")
-    for name in NETWORKS:
-        click.echo(f"  {name}")
+        click.echo(f"  {name}{default}  {entry.description}; {size:.0f} MB, weights {entry.licence}")
+        click.echo(f"  {'':<22}  {entry.size}")
+    click.echo("Networks with random weights (to train, or to look at with info), as large as they are by themselves:")
+    for name, network in NETWORKS.items():
+        click.echo(f"  {name:<22}  {network}")
     if importlib.util.find_spec("torch") is None:
         click.echo(f"They need torch, which is not installed; install it with: {install_command('train')}")
