@@ -63,7 +63,7 @@ class Int8Search:
             trials.append({"float_layers": [quantizer.layer_of(node) for node in kept], **drops})
             self._say(
                 f"int8 with {counted(len(kept), 'layer')} kept in float: "
-                f"AP50 {-drops['ap50']:+.4f}, AP {-drops['ap']:+.4f}"
+                f"AP50 {0.0 - drops['ap50']:+.4f}, AP {0.0 - drops['ap']:+.4f}"
             )
             if max(drops.values()) <= self._limit or len(kept) == len(quantizer.layers):
                 break
