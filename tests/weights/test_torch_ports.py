@@ -313,3 +313,69 @@ def test_torchvisions_detections(tmp_path: Path) -> None:
     boxes = expected["boxes"].numpy()
     apart = np.abs(found.boxes_xyxy[:, None] - boxes[None]).max(-1)  # near-equal scores may change places
     assert np.quantile(apart.min(axis=1), 0.95) < 1e-2
+
+
+CHAINER_BLOCKS = dict(
+    zip(
+        (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+        ["1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "4_1", "4_2", "4_3", "5_1", "5_2", "5_3"],
+        strict=True,
+    )
+)
+
+
+def chainer_arrays(tensors: dict[str, Any]) -> dict[str, Any]:
+    """A state dict of ssd.pytorch with ChainerCV's names and its order (y, x, height, width)."""
+    found = {}
+    for key, value in tensors.items():
+        part, number, kind = (*key.split("."), "")[:3] if key.count(".") == 2 else (key.split(".")[0], "", "weight")
+        end = {"weight": "W", "bias": "b"}[kind]
+        if part == "L2Norm":
+            found["extractor/norm4/scale"] = value.numpy()
+        elif part == "vgg":
+            block = {31: "6", 33: "7", **CHAINER_BLOCKS}[int(number)]
+            found[f"extractor/conv{block}/{end}"] = value.numpy()
+        elif part == "extras":
+            found[f"extractor/conv{8 + int(number) // 2}_{1 + int(number) % 2}/{end}"] = value.numpy()
+        else:
+            if part == "loc":
+                value = value.reshape(-1, 4, *value.shape[1:])[:, [1, 0, 3, 2]].reshape(value.shape)
+            found[f"multibox/{part}/{number}/{end}"] = value.numpy()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", ["", "updater/model:main/model/"])
+def test_chainercvs_arrays(prefix: str, tmp_path: Path) -> None:
+    tensors = PORTS["ssd.pytorch"].made[0](21)
+    arrays = {f"{prefix}{key}": value for key, value in chainer_arrays(tensors).items()}
+    more = {"updater/optimizer:main/t": np.int32(3)} if prefix else {}
+    path = tmp_path / "model.npz"
+    np.savez(path, **arrays, **more)
+    row, _ = recognised(path)  # type: ignore[misc]
+    assert row.name == "chainercv"
+    imported = row.read(path)
+    assert imported.class_map.names[0] == "aeroplane"
+    network = imported.network
+    torch.testing.assert_close(network.anchors_cxcywh(), vgg_priors(VOC_300, clamp=False), rtol=0, atol=1e-6)
+    images = torch.randn(1, 3, 300, 300).double()
+    with torch.inference_mode():
+        ours = network.double()(images)[0]
+        offsets, logits = PORTS["ssd.pytorch"].made[1]({k: v.double() for k, v in tensors.items()}, images)
+    torch.testing.assert_close(ours.offsets, offsets, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.logits, logits, rtol=0, atol=1e-6)
+    for change, message in (
+        ({f"{prefix}extractor/conv9_1/b": None}, "extractor/conv9_1.bias is missing"),
+        ({f"{prefix}extractor/more/W": np.zeros(3)}, "extractor/more.weight is unknown"),
+    ):
+        changed = {key: value for key, value in {**arrays, **change}.items() if value is not None}
+        np.savez(path, **changed)
+        with pytest.raises(ContractError, match=message):
+            row.read(path)
+    np.savez(path, **arrays, **{f"{prefix}extractor/x/W": np.array([{}], object)})
+    with pytest.raises(ModelFileError, match="not a file of plain arrays"):
+        row.read(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelFileError, match="not a file of plain arrays"):
+        row.read(path)
+    assert recognised(path) is None

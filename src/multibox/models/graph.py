@@ -110,7 +110,7 @@ OPERATIONS: dict[str, Callable[[Layer, Sequence[int]], tuple[nn.Module, int]]] =
 
 def key_of(name: str) -> str:
     """The name of a layer as a part of a state dict's key."""
-    return name.replace(".", "_")
+    return name.replace(".", "_").replace("/", "_")
 
 
 def _built(layer: Layer, channels: Mapping[str, int]) -> tuple[nn.Module, int]:
@@ -140,6 +140,8 @@ class GraphFeatures(FeatureNetwork):
         self.inputs: list[tuple[str, str, tuple[str, ...]]] = []
         for layer in layers:
             name = str(layer["name"])
+            if key_of(name) in self.layers:
+                raise ContractError(f"two layers are called {name}, or nearly so")
             module, channels[name] = _built(layer, channels)
             self.layers[key_of(name)] = module
             self.inputs.append((name, key_of(name), tuple(layer["inputs"])))

@@ -103,6 +103,7 @@ IMPORTERS: dict[str, ImporterRow] = {
             "a state dict of Linzaer's Ultra-Light face detectors, RFB or slim",
             f"{_HERE}.ultra_light",
         ),
+        ImporterRow("chainercv", "an .npz file of ChainerCV's SSD300 or SSD512", f"{_HERE}.chainercv"),
         ImporterRow("nvidia-ssd300", "a state dict of NVIDIA's SSD300 on ResNet-50", f"{_HERE}.nvidia"),
         ImporterRow(
             "vgg-ports",

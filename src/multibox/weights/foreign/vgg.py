@@ -6,7 +6,7 @@ default boxes by the data set, VOC's for 20 classes; that is taken over and said
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ __all__ = ["VggNames", "read", "recognise", "vgg_anchors", "write_vgg"]
 
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # their places among VGG16's layers
 POOLS = {4: False, 9: False, 16: True, 23: False}  # place, whether the size is rounded up
-CONV4_3 = 21
+CONV4_3, FC6, FC7 = 21, 31, 33
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class VggNames:
     """What a port calls its tensors.
 
     Args:
-        trunk: of a layer of VGG16; its place comes in.
+        trunk: of the convolution at a place among VGG16's layers.
         norm: of the normalisation of conv4_3.
-        extra: of the extra layers: {pair} counts pairs, {half} is 0 or 1, {place} 0 or 2, {number} counts through.
+        extra: of the extra layers: {pair} counts pairs, {half} is 0 or 1, {place} 0 or 2, {number} counts through,
+            {block} is 8, 9 … as in the paper, with {part} 1 or 2.
         offsets, logits: of the heads; the level comes in.
         title: of the project.
         batch_norm: conv4_3 has batch normalisation in place of L2 normalisation.
@@ -46,7 +47,7 @@ class VggNames:
         clip_anchors, clip_boxes: how default boxes, and when found boxes, are cut at the border.
     """
 
-    trunk: str
+    trunk: Callable[[int], str]
     norm: str
     extra: str
     offsets: str
@@ -61,9 +62,9 @@ class VggNames:
 
 
 PORTS = (
-    VggNames("vgg.{}", "L2Norm", "extras.{number}", "loc.{}", "conf.{}", "amdegroot's ssd.pytorch"),
+    VggNames("vgg.{}".format, "L2Norm", "extras.{number}", "loc.{}", "conf.{}", "amdegroot's ssd.pytorch"),
     VggNames(
-        "backbone.vgg.{}",
+        "backbone.vgg.{}".format,
         "backbone.l2_norm",
         "backbone.extras.{number}",
         "box_head.predictor.reg_headers.{}",
@@ -71,7 +72,7 @@ PORTS = (
         "lufficc's SSD",
     ),
     VggNames(
-        "backbone.features.{}",
+        "backbone.features.{}".format,
         "neck.l2_norm",
         "neck.extra_layers.{pair}.{half}.conv",
         "bbox_head.reg_convs.{}.0",
@@ -88,7 +89,7 @@ PORTS = (
 
 def _port(tensors: Mapping[str, Tensor]) -> VggNames | None:
     for port in PORTS:
-        evidence = (port.trunk.format(28), port.norm)
+        evidence = (port.trunk(28), port.norm)
         if all(f"{name}.weight" in tensors for name in evidence):
             return port
     return None
@@ -145,20 +146,25 @@ def write_vgg(writer: GraphWriter, names: VggNames, *, levels: int = 6) -> None:
     """Describe SSD on VGG16: the trunk, conv4_3's normalisation, the extra levels, 3×3 heads."""
     taps = []
     for place in CONVOLUTIONS:
+        theirs = names.trunk(place)
         if place - 1 in POOLS:
-            writer.pool(names.trunk.format(place - 1), 2, 2, ceil=POOLS[place - 1])
-        writer.conv(names.trunk.format(place), pad=1)
-        relu = writer.plain("relu", names.trunk.format(place + 1))
+            writer.pool(f"{theirs}.pool", 2, 2, ceil=POOLS[place - 1])
+        writer.conv(theirs, pad=1)
+        relu = writer.plain("relu", f"{theirs}.relu")
         if place == CONV4_3:
             taps.append(writer.norm(names.norm) if names.batch_norm else writer.l2norm(names.norm))
             writer.last = relu
-    writer.pool(names.trunk.format(30), 3, 1, 1, ceil=False)
-    writer.conv(names.trunk.format(31), pad=6, dilation=6)
-    writer.plain("relu", names.trunk.format(32))
-    writer.conv(names.trunk.format(33))
-    taps.append(writer.plain("relu", names.trunk.format(34)))
+    fc6, fc7 = names.trunk(FC6), names.trunk(FC7)
+    writer.pool(f"{fc6}.pool", 3, 1, 1, ceil=False)
+    writer.conv(fc6, pad=6, dilation=6)
+    writer.plain("relu", f"{fc6}.relu")
+    writer.conv(fc7)
+    taps.append(writer.plain("relu", f"{fc7}.relu"))
     for pair in range(levels - 2):
-        one, two = (names.extra.format(pair=pair, half=i, place=2 * i, number=2 * pair + i) for i in (0, 1))
+        one, two = (
+            names.extra.format(pair=pair, half=i, place=2 * i, number=2 * pair + i, block=8 + pair, part=i + 1)
+            for i in (0, 1)
+        )
         writer.conv(one)
         writer.plain("relu", f"{one}.relu")
         last_of_512 = levels == 7 and pair == levels - 3
