@@ -772,7 +772,7 @@ def test_info_shows_a_foreign_card_without_its_escapes() -> None:
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["nonsense", "x"], 1, "unknown kind of weights 'nonsense'; known: tfjs-ssdlite, torchvision-ssd300"),
+        (["nonsense", "x"], 1, "unknown kind of weights 'nonsense'; known: caffe, chainercv, "),
         (["torchvision-ssd30", "x"], 1, "did you mean 'torchvision-ssd300'?"),
         (["none.pth"], 1, "none.pth: no such file or folder; check the path"),
         (["x", "as=tfjs-ssdlite", "y"], 2, "one file or folder at a time"),
