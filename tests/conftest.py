@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import signal
@@ -62,25 +61,29 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def without_torch() -> Iterator[None]:
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in an environment without torch: the modules that need it are imported anew, and put back afterwards."""
 
-    def theirs() -> dict[str, ModuleType | None]:
-        return {name: module for name, module in sys.modules.items() if name.startswith(NEED_TORCH) or name == "torch"}
+    def ours() -> dict[str, ModuleType]:
+        return {name: module for name, module in sys.modules.items() if name.split(".")[0] == "multibox"}
 
-    before = theirs()
-    package = importlib.import_module("multibox")
-    attributes = {name: value for name, value in vars(package).items() if f"multibox.{name}" in NEED_TORCH}
-    try:
-        for name in before:
+    before = ours()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in before:
+        if name.startswith(NEED_TORCH):
             del sys.modules[name]
-        sys.modules["torch"] = None  # type: ignore[assignment]
-        yield
-    finally:
-        for name in theirs():
-            del sys.modules[name]
-        sys.modules.update(before)  # type: ignore[arg-type]
-        vars(package).update(attributes)
+    yield
+    # What was imported meanwhile, of any folder, holds on to modules that came anew: all of it goes.
+    for name in ours():
+        parent, _, child = name.rpartition(".")
+        if parent in before and name not in before:
+            vars(before[parent]).pop(child, None)
+        del sys.modules[name]
+    sys.modules.update(before)
+    for name, module in before.items():
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(before[parent], child, module)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
