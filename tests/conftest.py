@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parent / "models"))  # lets every test import `toy_cascades`
-NEED_TORCH = ("multibox.models", "multibox.weights")
 
 # A busy machine is no failure.
 settings.register_profile("whole", deadline=None)
@@ -61,29 +60,24 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def without_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As in an environment without torch: the modules that need it are imported anew, and put back afterwards."""
+def without_torch(tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """`multibox ARGS` in a process of its own that cannot import torch; gives its exit status, output and errors."""
+    program = "import sys; sys.modules['torch'] = None; from multibox.cli import main; main()"
 
-    def ours() -> dict[str, ModuleType]:
-        return {name: module for name, module in sys.modules.items() if name.split(".")[0] == "multibox"}
+    def call(*args: str | Path) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, args)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": "utf-8"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
 
-    before = ours()
-    monkeypatch.setitem(sys.modules, "torch", None)
-    for name in before:
-        if name.startswith(NEED_TORCH):
-            del sys.modules[name]
-    yield
-    # What was imported meanwhile, of any folder, holds on to modules that came anew: all of it goes.
-    for name in ours():
-        parent, _, child = name.rpartition(".")
-        if parent in before and name not in before:
-            vars(before[parent]).pop(child, None)
-        del sys.modules[name]
-    sys.modules.update(before)
-    for name, module in before.items():
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(before[parent], child, module)
+    return call
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -719,15 +719,14 @@ def test_a_folder_with_the_name_of_a_network(run: Run) -> None:
     assert "5444" in run("info", "tinyssd256").out
 
 
-@pytest.mark.usefixtures("without_torch")
-def test_without_torch(run: Run) -> None:
-    said = run("info", "ssd300_vgg16")
-    assert said.code == 1
-    assert "install it with: pip install 'multibox[train]'" in said.err
-    said = run("import", "torchvision-ssd300", "x.pth")
-    assert said.code == 1
-    assert "install it with: pip install 'multibox[export]'" in said.err
-    assert run("predict", CAT, "--no-save").code == 0
+def test_without_torch(without_torch: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, said = without_torch("info", "ssd300_vgg16")
+    assert code == 1
+    assert "install it with: pip install 'multibox[train]'" in said
+    code, _, said = without_torch("import", "torchvision-ssd300", "x.pth")
+    assert code == 1
+    assert "install it with: pip install 'multibox[export]'" in said
+    assert without_torch("predict", CAT, "--no-save")[0] == 0
 
 
 def test_list(run: Run) -> None:

@@ -290,17 +290,12 @@ def test_help_lists_every_option_by_section(run: Run) -> None:
     assert sorted(places) == sorted(set(places))
 
 
-def test_help_needs_no_torch(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; sys.argv = ['multibox', 'train', '--help']\n"
-    code += "from multibox.cli import main; main()"
-    source = str(Path(__file__).parents[2] / "src")
-    environment = {**os.environ, "PYTHONPATH": source}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    code = code.replace("'--help'", "'data'")
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, check=False)
-    assert done.returncode == 1
-    assert b"training needs the package 'torch'; install it with: pip install 'multibox[train]'" in done.stderr
+def test_help_needs_no_torch(without_torch: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, said = without_torch("train", "--help")
+    assert code == 0, said
+    code, _, said = without_torch("train", "data")
+    assert code == 1
+    assert "training needs the package 'torch'; install it with: pip install 'multibox[train]'" in said
 
 
 @pytest.mark.slow
