@@ -44,6 +44,8 @@ TINY, SIZE_HW, BATCH = "tinyssd256", (96, 64), 3
 # Near the smallest size that the network has; its own where none is given, as of a new one.
 SHIPPED = {"ssdlite300_mobilenetv2": "ssdlite300-coco"}
 SMALLER = {TINY: SIZE_HW, "ssd300_vgg16": (275, 280), "ssd512_vgg16": (385, 390)}
+SMALLER |= dict.fromkeys(("bpn320_vgg16", "bpn512_vgg16", "refinedet320_vgg16", "refinedet512_vgg16"), (128, 140))
+LARGER = ("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16")  # the layers of another one at another size
 
 
 def check(made: Any, layout: Layout, tmp_path: Path, pictures: list[np.ndarray]) -> None:
@@ -72,7 +74,7 @@ def test_fixed_batch(head: str, tmp_path: Path, sixteen: list[np.ndarray], expor
 def test_every_registered_network(name: str, tmp_path: Path, sixteen: list[np.ndarray], exported: Any) -> None:
     made = exported(SHIPPED.get(name, name), SMALLER.get(name))
     layouts = [Layout("raw"), Layout("nms", preprocess=True)]
-    for layout in layouts[:1] if name == "ssd512_vgg16" else layouts:  # which differs from SSD300 by its levels alone
+    for layout in layouts[:1] if name in LARGER else layouts:
         check(made, layout, tmp_path, sixteen[:FEW])
 
 

@@ -26,6 +26,11 @@ from multibox.models.network import DetectionNetwork, NetworkSpec, StageSpec
 from multibox.weights.opening import open_model
 
 DEFAULT_BOXES = {
+    "bpn300_mobilenetv2": 5790,
+    "bpn320_vgg16": 6375,
+    "bpn512_vgg16": 16320,
+    "refinedet320_vgg16": 6375,
+    "refinedet512_vgg16": 16320,
     "ssd300_vgg16": 8732,
     "ssd512_vgg16": 24564,
     "ssdlite300_mobilenetv2": 1917,
@@ -34,7 +39,11 @@ DEFAULT_BOXES = {
 }
 SMALL_HW = {"ssd300_vgg16": (275, 300), "ssd512_vgg16": (280, 300)}  # the smallest maps need this much
 
-RATES = {"ssd300_vgg16": 1e-4, "ssd512_vgg16": 1e-4, **dict.fromkeys(toy_cascades.__all__, 1e-2)}
+RATES = {
+    **dict.fromkeys(("ssd300_vgg16", "ssd512_vgg16", "bpn320_vgg16", "refinedet320_vgg16"), 1e-4),
+    **dict.fromkeys(toy_cascades.__all__, 1e-2),
+}
+LARGER = ("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16")  # the layers of another one at another size
 
 
 def small_hw(name: str) -> tuple[int, int]:
@@ -119,9 +128,7 @@ def test_pictures_without_objects_train_the_background(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name for name in DEFAULT_BOXES if name != "ssd512_vgg16"]
-)  # SSD300's layers and two more
+@pytest.mark.parametrize("name", [name for name in DEFAULT_BOXES if name not in LARGER])
 def test_overfits_two_pictures(name: str) -> None:
     torch.manual_seed(0)
     size_hw = small_hw(name)
@@ -307,8 +314,8 @@ def test_fields_of_upsampling_and_transposed_convolutions_by_hand() -> None:
 
 def test_declared_channels_must_be_those_of_the_maps() -> None:
     network = create_model("toy_gated_cascade")
-    network.neck.channels = (8, 8, 9)
-    with pytest.raises(ContractError, match=r"maps of \(8, 8, 9\) channels are declared, got"):
+    network.neck.channels = ((8, 8, 8), (8, 8, 9))
+    with pytest.raises(ContractError, match=r"maps of \(\(8, 8, 8\), \(8, 8, 9\)\) channels are declared, got"):
         network.feature_sizes_hw()
 
 

@@ -49,7 +49,7 @@ class ToyFeatures(FeatureNetwork):
 class TopDown(Neck):
     """The first stage reads the maps as they are, the second one each map with the next coarser one added."""
 
-    channels = ToyFeatures.channels
+    channels = (ToyFeatures.channels, ToyFeatures.channels)
     level_names = tuple(f"{name}_mixed" for name in ToyFeatures.level_names)
 
     def __init__(self) -> None:

@@ -31,13 +31,13 @@ class Neck(nn.Module):
     """Base of all necks: the maps of the features in, the maps that each stage of heads reads out.
 
     Attributes:
-        channels: channels of each map of a stage, the same in every stage.
-        level_names: what the literature calls each map.
+        channels: for each stage the channels of each map; the sizes of the maps are the same in every stage.
+        level_names: what the literature calls each map of the last stage.
     """
 
-    channels: tuple[int, ...]
+    channels: tuple[tuple[int, ...], ...]
     level_names: tuple[str, ...]
 
     def forward(self, maps: Sequence[Tensor]) -> Sequence[Sequence[Tensor]]:
-        """The features' maps, finest first -> for each stage one [B, channels[k], h_k, w_k] per level."""
+        """The features' maps, finest first -> for each stage one [B, channels[stage][k], h_k, w_k] per level."""
         raise NotImplementedError

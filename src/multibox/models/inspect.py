@@ -102,7 +102,7 @@ def summarise(detector: DetectionNetwork, size_hw: tuple[int, int] | None = None
     state = {name: t.to("meta") for name, t in (*detector.named_parameters(), *detector.named_buffers())}
     images = torch.empty(1, 3, *size, device="meta")
     maps: list[Tensor] = []
-    hook = detector.heads[0].register_forward_pre_hook(lambda _module, args: maps.extend(args[0]))
+    hook = detector.heads[-1].register_forward_pre_hook(lambda _module, args: maps.extend(args[0]))
     tracer = _Tracer(images)
     try:
         detector.eval()

@@ -160,11 +160,12 @@ class DetectionNetwork(nn.Module):
                 f"an input of {size_hw} (height, width) is too small for this network: {error}"
             ) from None
         shapes = [[tuple(m.shape[1:]) for m in maps] for maps in stages]
-        if any(shape != shapes[0] for shape in shapes):
-            raise ContractError(f"the maps of the stages must have one shape, got {shapes}")
-        declared = (self.features if self.neck is None else self.neck).channels
-        if tuple(shape[0] for shape in shapes[0]) != declared:
-            raise ContractError(f"maps of {declared} channels are declared, got (channels, height, width) {shapes[0]}")
+        sizes = [[shape[1:] for shape in maps] for maps in shapes]
+        if any(size != sizes[0] for size in sizes):
+            raise ContractError(f"the maps of the stages must have the same sizes, got {sizes}")
+        declared = (self.features.channels,) if self.neck is None else self.neck.channels
+        if tuple(tuple(shape[0] for shape in maps) for maps in shapes) != declared:
+            raise ContractError(f"maps of {declared} channels are declared, got (channels, height, width) {shapes}")
         return stages[0]
 
     def anchors_cxcywh(self, size_hw: tuple[int, int] | None = None) -> Tensor:

@@ -16,11 +16,11 @@ from multibox.errors import OptionError, did_you_mean
 if TYPE_CHECKING:
     from multibox.models.network import DetectionNetwork
 
-__all__ = ["ENTRY_POINTS", "create_model", "list_models", "register_model"]
+__all__ = ["ENTRY_POINTS", "arguments_of", "create_model", "list_models", "register_model"]
 
 ENTRY_POINTS = "multibox.models"
 _BUILDERS: dict[str, Callable[..., DetectionNetwork]] = {}
-_MODULES = ("vgg", "ssdlite", "tinyssd", "graph")  # the modules of this package that register builders
+_MODULES = ("vgg", "ssdlite", "tinyssd", "bpn", "graph")  # the modules of this package that register builders
 
 
 def register_model(builder: Callable[..., DetectionNetwork]) -> Callable[..., DetectionNetwork]:
@@ -58,6 +58,18 @@ def _needs(builder: Callable[..., DetectionNetwork]) -> list[str]:
     return [one.name for one in parameters if one.default is one.empty and one.kind is one.KEYWORD_ONLY]
 
 
+def arguments_of(name: str) -> list[str]:
+    """The names of a builder's arguments.
+
+    Raises:
+        OptionError: unknown model; the message names the nearest one.
+    """
+    builders = _builders()
+    if name not in builders:
+        raise OptionError(f"unknown model {name!r}; {did_you_mean(name, builders)}")
+    return list(inspect.signature(builders[name]).parameters)
+
+
 def create_model(name: str, **arguments: Any) -> DetectionNetwork:
     """Build a detector with random weights.
 
@@ -69,13 +81,10 @@ def create_model(name: str, **arguments: Any) -> DetectionNetwork:
     Raises:
         OptionError: unknown model or argument; the message names the nearest one.
     """
-    builders = _builders()
-    if name not in builders:
-        raise OptionError(f"unknown model {name!r}; {did_you_mean(name, builders)}")
-    known = inspect.signature(builders[name]).parameters
+    known = arguments_of(name)
     for key in arguments:
         if key not in known:
             raise OptionError(f"model {name!r} has no argument {key!r}; {did_you_mean(key, known)}")
-    detector = builders[name](**arguments)
+    detector = _BUILDERS[name](**arguments)
     detector.builder, detector.arguments = name, dict(arguments)
     return detector

@@ -5,6 +5,8 @@ Sandler et al., 2018, section 6.2; padding, tapped maps and boxes as in the Tens
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from multibox.models.features import FeatureNetwork
@@ -16,13 +18,14 @@ from multibox.spec.anchors import tf_anchors
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import Preprocess
 
-__all__ = ["MobileNetV2Features", "ssdlite300_mobilenetv2"]
+__all__ = ["FINE_TAPPED_BLOCK", "TAPPED_BLOCK", "MobileNetV2Features", "ssdlite300_mobilenetv2", "ssdlite_preprocess"]
 
 STEM_CHANNELS = 32
 # (channels, blocks, stride of the first block): MobileNetV2's table 2. The first row has no expansion.
 BLOCK_ROWS = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
 EXPANSION = 6
 TAPPED_BLOCK = 13  # the first map is this block's expanded input (C4, stride 16)
+FINE_TAPPED_BLOCK = 6  # its expanded input has stride 8, which SSDLite does not read
 LAST_CHANNELS = 1280
 EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))  # (squeeze, outputs), each with stride 2
 
@@ -46,15 +49,15 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2Features(FeatureNetwork):
-    """MobileNetV2 and four extra levels: strides 16, 32, 64, 128, 256 and 512 (rounded up).
+    """MobileNetV2 and extra levels: strides 16, 32, 64, 128, 256 and 512 (rounded up) unless told otherwise.
 
     Args:
         norm: batch normalisation in the trunk; False for weights it has been folded into.
+        taps: the blocks whose expanded input is a map.
+        extras: how many extra levels follow the trunk.
     """
 
-    level_names = ("expanded_conv_13", "Conv_1", "layer_19_2_2", "layer_19_2_3", "layer_19_2_4", "layer_19_2_5")
-
-    def __init__(self, *, norm: bool = True) -> None:
+    def __init__(self, *, norm: bool = True, taps: Sequence[int] = (TAPPED_BLOCK,), extras: int = len(EXTRAS)) -> None:
         super().__init__()
         self.stem = ConvNormAct(3, STEM_CHANNELS, 3, stride=2, norm=norm)
         self.blocks = nn.ModuleList()
@@ -70,11 +73,12 @@ class MobileNetV2Features(FeatureNetwork):
                 )
                 self.blocks.append(block)
                 inputs = outputs
-        tapped = self.blocks[TAPPED_BLOCK].depthwise.conv.in_channels  # type: ignore[union-attr]
+        self.taps = tuple(taps)
+        tapped = [int(self.blocks[tap].depthwise.conv.in_channels) for tap in taps]  # type: ignore[union-attr, arg-type]
         self.last = ConvNormAct(inputs, LAST_CHANNELS, 1, norm=norm)
         self.extras = nn.ModuleList()
         inputs = LAST_CHANNELS
-        for squeeze, outputs in EXTRAS:
+        for squeeze, outputs in EXTRAS[:extras]:
             self.extras.append(
                 nn.Sequential(
                     ConvNormAct(inputs, squeeze, 1, norm=norm),
@@ -83,15 +87,20 @@ class MobileNetV2Features(FeatureNetwork):
                 )
             )
             inputs = outputs
-        self.channels = (int(tapped), LAST_CHANNELS, *(outputs for _, outputs in EXTRAS))  # type: ignore[arg-type]
+        self.channels = (*tapped, LAST_CHANNELS, *(outputs for _, outputs in EXTRAS[:extras]))
+        self.level_names = (
+            *(f"expanded_conv_{tap}" for tap in taps),
+            "Conv_1",
+            *(f"layer_19_2_{number}" for number in range(2, 2 + extras)),
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] -> six maps."""
+        """[B, 3, H, W] -> one map per level."""
         x = self.stem(images)
         maps = []
         for number, block in enumerate(self.blocks):
             x, expanded = block(x)
-            if number == TAPPED_BLOCK:
+            if number in self.taps:
                 maps.append(expanded)
         x = self.last(x)
         maps.append(x)
@@ -99,6 +108,13 @@ class MobileNetV2Features(FeatureNetwork):
             x = extra(x)
             maps.append(x)
         return maps
+
+
+def ssdlite_preprocess(size_hw: Sequence[int]) -> Preprocess:
+    """How the Object Detection API prepares pictures for MobileNet trunks: -1 … 1, its own way of resizing."""
+    return Preprocess(
+        (int(size_hw[0]), int(size_hw[1])), coordinates="asymmetric", mean=(127.5,) * 3, scale=(2 / 255,) * 3
+    )
 
 
 @register_model
@@ -117,9 +133,7 @@ def ssdlite300_mobilenetv2(
     spec = NetworkSpec(
         num_classes=num_classes,
         anchors=tf_anchors(),
-        preprocess=Preprocess(
-            (int(size_hw[0]), int(size_hw[1])), coordinates="asymmetric", mean=(127.5,) * 3, scale=(2 / 255,) * 3
-        ),
+        preprocess=ssdlite_preprocess(size_hw),
         postprocess=PostprocessSpec(
             activation="sigmoid", score_threshold=0.01, nms_iou=0.6, top_k=None, max_detections=100, clip="before_nms"
         ),

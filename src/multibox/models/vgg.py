@@ -17,7 +17,7 @@ from multibox.spec.anchors import Clip, ssd_anchors, ssd_scales
 from multibox.spec.postprocess import BoxClip, PostprocessSpec
 from multibox.spec.preprocess import Preprocess
 
-__all__ = ["VGGFeatures", "ssd300_vgg16", "ssd512_vgg16"]
+__all__ = ["IMAGENET_MEAN_RGB", "Extra", "VGGFeatures", "ssd300_vgg16", "ssd512_vgg16"]
 
 ScaleTable = Literal["voc", "coco"]
 Ratios = Sequence[Sequence[float]]
@@ -69,9 +69,20 @@ class VGGFeatures(FeatureNetwork):
 
     Args:
         extras: the levels after fc7.
+        dilated: False halves the map once more before fc6, which then has dilation 3 (RefineDet's fc7 of stride 32);
+            each map is then half of the finer one, rounded up.
+        conv5_3: give this map too, between conv4_3 and fc7.
+        norms: initial factors of the L2 normalisations of conv4_3 and, where it is given, conv5_3.
     """
 
-    def __init__(self, extras: Sequence[Extra]) -> None:
+    def __init__(
+        self,
+        extras: Sequence[Extra],
+        *,
+        dilated: bool = True,
+        conv5_3: bool = False,
+        norms: Sequence[float] = (20.0,),
+    ) -> None:
         super().__init__()
         self.to_conv4_3 = nn.Sequential(
             _vgg_block(1, 3, 64, 2, pool=False),
@@ -79,13 +90,15 @@ class VGGFeatures(FeatureNetwork):
             _vgg_block(3, 128, 256, 3),
             _vgg_block(4, 256, 512, 3, ceil=True),
         )
-        self.conv4_3_norm = L2Norm(512)
+        self.conv4_3_norm = L2Norm(512, norms[0])
+        self.conv5_3_norm = L2Norm(512, norms[1]) if conv5_3 else None
+        dilation = 6 if dilated else 3
         self.to_fc7 = nn.Sequential(
-            _vgg_block(5, 512, 512, 3),
+            _vgg_block(5, 512, 512, 3, ceil=not dilated),
             nn.Sequential(
                 OrderedDict(
-                    pool5=nn.MaxPool2d(3, stride=1, padding=1),
-                    fc6=nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+                    pool5=nn.MaxPool2d(3, 1, padding=1) if dilated else nn.MaxPool2d(2, 2, ceil_mode=True),
+                    fc6=nn.Conv2d(512, 1024, 3, padding=dilation, dilation=dilation),
                     relu6=nn.ReLU(inplace=True),
                     fc7=nn.Conv2d(1024, 1024, 1),
                     relu7=nn.ReLU(inplace=True),
@@ -97,8 +110,9 @@ class VGGFeatures(FeatureNetwork):
         for number, extra in enumerate(extras, start=8):
             self.extras.append(_extra(number, inputs, extra))
             inputs = extra.outputs
-        self.channels = (512, 1024, *(extra.outputs for extra in extras))
-        self.level_names = ("conv4_3", "conv7 (fc7)", *(f"conv{n}_2" for n in range(8, 8 + len(extras))))
+        fine = ("conv4_3", "conv5_3") if conv5_3 else ("conv4_3",)
+        self.channels = (*(512 for _ in fine), 1024, *(extra.outputs for extra in extras))
+        self.level_names = (*fine, "conv7 (fc7)", *(f"conv{n}_2" for n in range(8, 8 + len(extras))))
         for module in (*self.to_conv4_3.modules(), *self.to_fc7.modules()):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -110,10 +124,13 @@ class VGGFeatures(FeatureNetwork):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] -> conv4_3 (normalised), fc7 and the extra maps."""
+        """[B, 3, H, W] -> conv4_3 and conv5_3 (normalised), fc7 and the extra maps."""
         conv4_3 = self.to_conv4_3(images)
-        x = self.to_fc7(conv4_3)
+        conv5_3 = self.to_fc7[0](conv4_3)
+        x = self.to_fc7[1](conv5_3)
         maps = [self.conv4_3_norm(conv4_3), x]
+        if self.conv5_3_norm is not None:
+            maps.insert(1, self.conv5_3_norm(conv5_3))
         for extra in self.extras:
             x = extra(x)
             maps.append(x)

@@ -61,6 +61,7 @@ class ModelOptions(OptionSection):
             from random weights.
         arguments: what a builder is given besides the classes and the size, as a JSON object; on the command line
             model.KEY=VALUE. They are kept in the weights file.
+        backbone: a shipped model's name or a file whose backbone a builder's network starts from.
         imgsz: input size, one number or height x width ("320", "256x512"); the model's own when left out.
         anchors: default boxes: "keep" the model's, "fit" them to the data, or a file of `multibox anchors --save`.
         freeze: leading stages of the backbone that are not trained.
@@ -72,6 +73,7 @@ class ModelOptions(OptionSection):
 
     model: str = "ssdlite300-coco"
     arguments: str = ""
+    backbone: str = ""
     imgsz: str = ""
     anchors: str = "keep"
     freeze: Annotated[int, Within(0)] = 0

@@ -65,6 +65,9 @@ def prepared(
         config = with_precision(suited(config, start, learnt, say), others.device, start.detector)
         say(f"device: {describe_device(others.device)}, {described_precision(config.run.amp, others.device)}")
         _check(config, start.detector, validated)
+        if config.model.freeze and not start.trained_backbone:
+            say("nothing is frozen: the backbone has random weights")
+            config = merge(config, {"freeze": 0})
         if config.model.freeze:
             say(f"frozen: {', '.join(freeze(start.detector, config.model.freeze))}")
         if config.model.freeze_norm:
@@ -171,6 +174,7 @@ def _start(config: TrainConfig, learnt: Dataset, say: Say) -> Start:
         learnt.class_map,
         size_hw=size_hw,
         builder_arguments=options.builder_arguments(),
+        backbone=options.backbone,
     )
     start = build()
     if options.anchors != "keep":

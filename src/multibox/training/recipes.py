@@ -17,6 +17,11 @@ DEFAULTS = {
     "ssd300_vgg16": "ssd-paper",
     "ssd512_vgg16": "ssd-paper",
     "tinyssd256": "tinyssd",
+    "bpn300_mobilenetv2": "ssdlite",
+    "bpn320_vgg16": "ssd-paper",
+    "bpn512_vgg16": "ssd-paper",
+    "refinedet320_vgg16": "ssd-paper",
+    "refinedet512_vgg16": "ssd-paper",
 }
 """The recipe of each network that has one of its own; others use the defaults of `TrainConfig`."""
 

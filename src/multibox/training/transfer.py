@@ -16,12 +16,17 @@ from torch import Tensor, nn
 from multibox.errors import OptionError
 from multibox.evaluation import map_classes
 from multibox.models.network import DetectionNetwork
-from multibox.models.registry import create_model
+from multibox.models.registry import arguments_of, create_model
 from multibox.spec.anchors import AnchorSpec
+from multibox.spec.card import ModelCard
 from multibox.spec.classes import ClassMap
 from multibox.weights.opening import is_builder, open_model
 
 __all__ = ["Part", "Start", "start_from"]
+
+
+TRUNK_ARGUMENTS = ("trunk_norm",)
+"""Arguments of builders that decide which layers the trunk has."""
 
 
 class Part(NamedTuple):
@@ -43,6 +48,7 @@ class Start:
         carried: class names whose rows of the head come from the source.
         source: the model it started from, and its licence, for the card.
         licence: SPDX expression of the source's weights, or "".
+        trained_backbone: whether the backbone has learnt before.
     """
 
     detector: DetectionNetwork
@@ -50,6 +56,7 @@ class Start:
     carried: tuple[str, ...]
     source: str
     licence: str
+    trained_backbone: bool = True
 
 
 def start_from(
@@ -59,6 +66,7 @@ def start_from(
     size_hw: tuple[int, int] | None = None,
     anchors: AnchorSpec | None = None,
     builder_arguments: Mapping[str, Any] | None = None,
+    backbone: str = "",
 ) -> Start:
     """Build the detector a run starts from.
 
@@ -68,30 +76,75 @@ def start_from(
         size_hw: input (height, width) in place of the model's.
         anchors: default boxes in place of the model's, with as many at a cell of each level.
         builder_arguments: what a builder is given besides.
+        backbone: a model whose backbone a builder's starts from, by layer names and shapes; pictures are then prepared
+            as that model wants them.
 
     Raises:
-        OptionError: an argument that the model does not take, or default boxes that its heads have no outputs for.
+        OptionError: an argument that the model does not take, default boxes that its heads have no outputs for, or a
+            backbone that is another network's or for a model that has weights.
         ModelFileError: no such model, or a model file that cannot be used.
     """
     carried: tuple[str, ...] = ()
     if is_builder(model):
-        detector, card = open_model(
-            model, seed=None, size_hw=size_hw, num_classes=len(class_map), **builder_arguments or {}
-        )
+        extra = dict(builder_arguments or {})
+        donor = _Donor(*open_model(backbone)) if backbone else None
+        if donor is not None:
+            extra = {**donor.shared_arguments(model), **extra}
+        detector, card = open_model(model, seed=None, size_hw=size_hw, num_classes=len(class_map), **extra)
         table = [Part(name, *_count(part), "initialised") for name, part in _parts(detector)]
-        source = f"{model}, random weights"
+        source, licence = f"{model}, random weights", card.licence
+        if donor is not None:
+            table[:1] = donor.give(detector)
+            source, licence = f"{model} on the backbone of {donor.card.name}", donor.card.licence
     else:
+        if backbone:
+            raise OptionError(f"{model} has a backbone of its own; leave backbone={backbone} out, or name a builder")
         old, card = open_model(model, size_hw=size_hw, **builder_arguments or {})
         detector = create_model(card.builder, **{**card.arguments, "num_classes": len(class_map)})
         detector.spec = replace(old.spec, num_classes=len(class_map))
         table, carried = _transfer(old, detector, card.class_map, class_map)
-        source = card.name
+        source, licence = card.name, card.licence
     if anchors is not None:
         wanted, given = detector.spec.anchors.boxes_per_cell, anchors.boxes_per_cell
         if wanted != given:
             raise OptionError(f"default boxes per cell {given} for heads with {wanted}; fit them to this model")
         detector.spec = replace(detector.spec, anchors=anchors)
-    return Start(detector, tuple(table), carried, source, card.licence)
+    trained = bool(backbone) or not is_builder(model)
+    return Start(detector, tuple(table), carried, source, licence, trained_backbone=trained)
+
+
+@dataclass(frozen=True)
+class _Donor:
+    """A detector whose backbone another one starts from."""
+
+    network: DetectionNetwork
+    card: ModelCard
+
+    def shared_arguments(self, builder: str) -> dict[str, Any]:
+        """The arguments that shape the trunk, as far as `builder` has them."""
+        known = arguments_of(builder)
+        return {key: value for key, value in self.card.arguments.items() if key in TRUNK_ARGUMENTS and key in known}
+
+    def give(self, detector: DetectionNetwork) -> list[Part]:
+        """Copy every layer of the same name and shape, and the preparation of pictures; what became of the backbone.
+
+        Raises:
+            OptionError: no layer at the input is the same.
+        """
+        mine, theirs = detector.features.state_dict(), self.network.features.state_dict()
+        fitting = {key: value for key, value in theirs.items() if key in mine and mine[key].shape == value.shape}
+        if next(iter(mine)) not in fitting:
+            raise OptionError(f"backbone={self.card.name}: its backbone ({self.card.builder}) is another network")
+        detector.features.load_state_dict({**mine, **fitting})
+        size_hw = detector.spec.preprocess.size_hw
+        detector.spec = replace(detector.spec, preprocess=replace(self.card.preprocess, size_hw=size_hw))
+        parts = [Part("backbone", len(fitting), sum(v.numel() for v in fitting.values()), f"from {self.card.name}")]
+        new = [key for key in mine if key not in fitting]
+        if new:
+            layers = sorted({key.rpartition(".")[0] for key in new})
+            fate = f"initialised: {', '.join(layers[:3])}{' …' if len(layers) > 3 else ''}"
+            parts.append(Part("backbone", len(new), sum(mine[key].numel() for key in new), fate))
+        return parts
 
 
 def _transfer(
