@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -20,6 +22,15 @@ sys.path.insert(0, str(Path(__file__).parent / "models"))  # lets every test imp
 # A busy machine is no failure.
 settings.register_profile("whole", deadline=None)
 settings.register_profile("quick", deadline=None, max_examples=20)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_each_time() -> None:
+    """Whatever a test draws without a seed of its own is the same in every run and after every other test."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (the generator that other packages draw from)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

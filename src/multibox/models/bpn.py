@@ -15,16 +15,24 @@ from multibox.core.matching import MatchOptions
 from multibox.errors import OptionError
 from multibox.models.features import FeatureNetwork
 from multibox.models.heads import BranchFactory, MultiboxHead, conv3x3_branch, depthwise_branch
+from multibox.models.mobile import MOBILENET_V2, BlockRow, MobileFeatures
 from multibox.models.network import DetectionNetwork, NetworkSpec, StageSpec
 from multibox.models.pyramid import PLAIN, SEPARABLE, SEPARABLE_WIDTH, WIDTH, Pyramid, PyramidLayers
 from multibox.models.registry import register_model
-from multibox.models.ssdlite import FINE_TAPPED_BLOCK, TAPPED_BLOCK, MobileNetV2Features, ssdlite_preprocess
+from multibox.models.ssdlite import LITE0, efficientnet_lite_preprocess, mobilenet_preprocess
 from multibox.models.vgg import IMAGENET_MEAN_RGB, Extra, VGGFeatures
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import Preprocess
 
-__all__ = ["bpn300_mobilenetv2", "bpn320_vgg16", "bpn512_vgg16", "refinedet320_vgg16", "refinedet512_vgg16"]
+__all__ = [
+    "bpn300_mobilenetv2",
+    "bpn320_efficientnet_lite0",
+    "bpn320_vgg16",
+    "bpn512_vgg16",
+    "refinedet320_vgg16",
+    "refinedet512_vgg16",
+]
 
 IOUS = (0.5, 0.6, 0.7)
 GATE = 0.01  # RefineDet, section 3.4: a default box is dropped when it is background with a probability above 0.99
@@ -177,15 +185,60 @@ def bpn300_mobilenetv2(
         sizes: side of the square default box of each level, as a part of the shorter side of the input.
         ratios: width : height of the others; two for each.
     """
-    return _cascade(
-        MobileNetV2Features(norm=trunk_norm, taps=(FINE_TAPPED_BLOCK, TAPPED_BLOCK), extras=1),
+    return _on_mobile(
+        MOBILENET_V2,
+        mobilenet_preprocess(size_hw),
         num_classes=num_classes,
-        preprocess=ssdlite_preprocess(size_hw),
+        trunk_norm=trunk_norm,
+        stages=_bpn_stages(stages, ious),
+        width=width,
+        anchors=_anchors(sizes, ratios),
+    )
+
+
+@register_model
+def bpn320_efficientnet_lite0(
+    *,
+    num_classes: int = 80,
+    size_hw: tuple[int, int] = (320, 320),
+    trunk_norm: bool = True,
+    stages: int = 3,
+    ious: Sequence[float] = IOUS,
+    width: int = SEPARABLE_WIDTH,
+    sizes: Sequence[float] = SIZES_320,
+    ratios: Sequence[float] = RATIOS,
+) -> DetectionNetwork:
+    """The same on EfficientNet-Lite0: 40×40 … 5×5 maps, 6375 default boxes. Arguments as for `bpn300_mobilenetv2`."""
+    return _on_mobile(
+        LITE0,
+        efficientnet_lite_preprocess(size_hw),
+        num_classes=num_classes,
+        trunk_norm=trunk_norm,
+        stages=_bpn_stages(stages, ious),
+        width=width,
+        anchors=_anchors(sizes, ratios),
+    )
+
+
+def _on_mobile(
+    rows: Sequence[BlockRow],
+    preprocess: Preprocess,
+    *,
+    num_classes: int,
+    trunk_norm: bool,
+    stages: Sequence[StageSpec],
+    width: int,
+    anchors: AnchorSpec,
+) -> DetectionNetwork:
+    return _cascade(
+        MobileFeatures(rows, norm=trunk_norm, fine=True, extras=1),
+        num_classes=num_classes,
+        preprocess=preprocess,
         postprocess=PostprocessSpec(
             activation="sigmoid", score_threshold=0.01, nms_iou=0.5, top_k=400, max_detections=100, clip="before_nms"
         ),
-        stages=_bpn_stages(stages, ious),
-        anchors=_anchors(sizes, ratios),
+        stages=stages,
+        anchors=anchors,
         layers=SEPARABLE,
         width=width,
         branch=depthwise_branch,
