@@ -42,6 +42,7 @@ class Size:
 
 NETWORKS = {
     "bpn300_mobilenetv2": Size((300, 300), 5790, 4181200, 1032660848),
+    "bpn320_efficientnet_lite0": Size((320, 320), 6375, 5386224, 1337996800),
     "bpn320_vgg16": Size((320, 320), 6375, 43526852, 39963161600),
     "bpn512_vgg16": Size((512, 512), 16320, 43526852, 102305693696),
     "refinedet320_vgg16": Size((320, 320), 6375, 34440884, 37772921600),
@@ -49,6 +50,9 @@ NETWORKS = {
     "ssd300_vgg16": Size((300, 300), 8732, 26285486, 31373537792),
     "ssd512_vgg16": Size((512, 512), 24564, 27188676, 90207908864),
     "ssdlite300_mobilenetv2": Size((300, 300), 1917, 4320660, 733121072),
+    "ssdlite320_efficientnet_lite0": Size((320, 320), 2034, 5494100, 969913408),
+    "ssdlite320_efficientnet_lite1": Size((320, 320), 2034, 6258772, 1209260608),
+    "ssdlite320_efficientnet_lite2": Size((320, 320), 2034, 6947316, 1365550208),
     "tinyssd256": Size((256, 256), 5444, 1010376, 976628736),
 }
 """The names of this package in `multibox.models.list_models`, which needs torch to tell them."""

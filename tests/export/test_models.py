@@ -45,7 +45,10 @@ TINY, SIZE_HW, BATCH = "tinyssd256", (96, 64), 3
 SHIPPED = {"ssdlite300_mobilenetv2": "ssdlite300-coco"}
 SMALLER = {TINY: SIZE_HW, "ssd300_vgg16": (275, 280), "ssd512_vgg16": (385, 390)}
 SMALLER |= dict.fromkeys(("bpn320_vgg16", "bpn512_vgg16", "refinedet320_vgg16", "refinedet512_vgg16"), (128, 140))
-LARGER = ("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16")  # the layers of another one at another size
+LARGER = (  # the layers of another one at another size, or more of them
+    *("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16"),
+    *("ssdlite320_efficientnet_lite1", "ssdlite320_efficientnet_lite2"),
+)
 
 
 def check(made: Any, layout: Layout, tmp_path: Path, pictures: list[np.ndarray]) -> None:

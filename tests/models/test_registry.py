@@ -27,6 +27,7 @@ from multibox.weights.opening import open_model
 
 DEFAULT_BOXES = {
     "bpn300_mobilenetv2": 5790,
+    "bpn320_efficientnet_lite0": 6375,
     "bpn320_vgg16": 6375,
     "bpn512_vgg16": 16320,
     "refinedet320_vgg16": 6375,
@@ -34,6 +35,7 @@ DEFAULT_BOXES = {
     "ssd300_vgg16": 8732,
     "ssd512_vgg16": 24564,
     "ssdlite300_mobilenetv2": 1917,
+    **{f"ssdlite320_efficientnet_lite{number}": 2034 for number in range(3)},
     "tinyssd256": 5444,
     **dict.fromkeys(toy_cascades.__all__, 2 * (8 * 8 + 4 * 4 + 2 * 2)),
 }
@@ -43,7 +45,10 @@ RATES = {
     **dict.fromkeys(("ssd300_vgg16", "ssd512_vgg16", "bpn320_vgg16", "refinedet320_vgg16"), 1e-4),
     **dict.fromkeys(toy_cascades.__all__, 1e-2),
 }
-LARGER = ("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16")  # the layers of another one at another size
+LARGER = (  # the layers of another one at another size, or more of them
+    *("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16"),
+    *("ssdlite320_efficientnet_lite1", "ssdlite320_efficientnet_lite2"),
+)
 
 
 def small_hw(name: str) -> tuple[int, int]:

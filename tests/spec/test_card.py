@@ -310,7 +310,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: 
     [
         ("ssdlite300-cocoo", r"unknown model; did you mean 'ssdlite300-coco'\?$"),
         ("SSDLite300-COCO", r"did you mean 'ssdlite300-coco'\?$"),
-        ("yolo", r"unknown model; known: ssd300_vgg16, .*; or give the path of a model file"),
+        ("yolo", r"unknown model; known: bpn300_mobilenetv2, .*; or give the path of a model file"),
         ("ssdlite300-coco.onnx", "no such model file; the model that ships inside is called 'ssdlite300-coco'"),
         ("best.onnx", "no such model file; check the path, or see `multibox list`"),
         ("runs/train", "no such model file; check the path"),

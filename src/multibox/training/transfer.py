@@ -18,8 +18,9 @@ from multibox.evaluation import map_classes
 from multibox.models.network import DetectionNetwork
 from multibox.models.registry import arguments_of, create_model
 from multibox.spec.anchors import AnchorSpec
-from multibox.spec.card import ModelCard
 from multibox.spec.classes import ClassMap
+from multibox.spec.preprocess import Preprocess
+from multibox.weights.foreign.trunks import read_trunk
 from multibox.weights.opening import is_builder, open_model
 
 __all__ = ["Part", "Start", "start_from"]
@@ -27,6 +28,8 @@ __all__ = ["Part", "Start", "start_from"]
 
 TRUNK_ARGUMENTS = ("trunk_norm",)
 """Arguments of builders that decide which layers the trunk has."""
+LEVELS = ("extras.", "conv4_3_norm.", "conv5_3_norm.")
+"""Layers behind the trunk, which differ from detector to detector."""
 
 
 class Part(NamedTuple):
@@ -87,15 +90,15 @@ def start_from(
     carried: tuple[str, ...] = ()
     if is_builder(model):
         extra = dict(builder_arguments or {})
-        donor = _Donor(*open_model(backbone)) if backbone else None
+        donor = _donor(backbone) if backbone else None
         if donor is not None:
-            extra = {**donor.shared_arguments(model), **extra}
+            extra = {**{key: value for key, value in donor.arguments.items() if key in arguments_of(model)}, **extra}
         detector, card = open_model(model, seed=None, size_hw=size_hw, num_classes=len(class_map), **extra)
         table = [Part(name, *_count(part), "initialised") for name, part in _parts(detector)]
         source, licence = f"{model}, random weights", card.licence
         if donor is not None:
             table[:1] = donor.give(detector)
-            source, licence = f"{model} on the backbone of {donor.card.name}", donor.card.licence
+            source, licence = f"{model} on the backbone of {donor.name}", donor.licence
     else:
         if backbone:
             raise OptionError(f"{model} has a backbone of its own; leave backbone={backbone} out, or name a builder")
@@ -115,36 +118,45 @@ def start_from(
 
 @dataclass(frozen=True)
 class _Donor:
-    """A detector whose backbone another one starts from."""
+    """Weights for a backbone: their names are those of a feature network's layers."""
 
-    network: DetectionNetwork
-    card: ModelCard
-
-    def shared_arguments(self, builder: str) -> dict[str, Any]:
-        """The arguments that shape the trunk, as far as `builder` has them."""
-        known = arguments_of(builder)
-        return {key: value for key, value in self.card.arguments.items() if key in TRUNK_ARGUMENTS and key in known}
+    tensors: Mapping[str, Tensor]
+    preprocess: Preprocess
+    name: str
+    licence: str
+    arguments: Mapping[str, Any]
 
     def give(self, detector: DetectionNetwork) -> list[Part]:
-        """Copy every layer of the same name and shape, and the preparation of pictures; what became of the backbone.
+        """Copy every layer of the same name, and the preparation of pictures; what became of the backbone.
 
         Raises:
-            OptionError: no layer at the input is the same.
+            OptionError: layers of the trunk that differ or do not exist.
         """
-        mine, theirs = detector.features.state_dict(), self.network.features.state_dict()
-        fitting = {key: value for key, value in theirs.items() if key in mine and mine[key].shape == value.shape}
-        if next(iter(mine)) not in fitting:
-            raise OptionError(f"backbone={self.card.name}: its backbone ({self.card.builder}) is another network")
+        mine = detector.features.state_dict()
+        fitting = {k: v for k, v in self.tensors.items() if k in mine and mine[k].shape == v.shape}
+        wrong = [key for key in self.tensors if key not in fitting and not key.startswith(LEVELS)]
+        if wrong or next(iter(mine)) not in fitting:
+            layer = wrong[0] if wrong else next(iter(mine))
+            raise OptionError(f"backbone={self.name}: its layers are not those of {detector.builder} ({layer})")
         detector.features.load_state_dict({**mine, **fitting})
         size_hw = detector.spec.preprocess.size_hw
-        detector.spec = replace(detector.spec, preprocess=replace(self.card.preprocess, size_hw=size_hw))
-        parts = [Part("backbone", len(fitting), sum(v.numel() for v in fitting.values()), f"from {self.card.name}")]
+        detector.spec = replace(detector.spec, preprocess=replace(self.preprocess, size_hw=size_hw))
+        parts = [Part("backbone", len(fitting), sum(v.numel() for v in fitting.values()), f"from {self.name}")]
         new = [key for key in mine if key not in fitting]
         if new:
-            layers = sorted({key.rpartition(".")[0] for key in new})
+            layers = list(dict.fromkeys(key.rpartition(".")[0] for key in new))
             fate = f"initialised: {', '.join(layers[:3])}{' …' if len(layers) > 3 else ''}"
             parts.append(Part("backbone", len(new), sum(mine[key].numel() for key in new), fate))
         return parts
+
+
+def _donor(backbone: str) -> _Donor:
+    trunk = read_trunk(backbone)
+    if trunk is not None:
+        return _Donor(trunk.tensors, trunk.preprocess, trunk.name, trunk.licence, {})
+    network, card = open_model(backbone)
+    arguments = {key: value for key, value in card.arguments.items() if key in TRUNK_ARGUMENTS}
+    return _Donor(network.features.state_dict(), card.preprocess, card.name, card.licence, arguments)
 
 
 def _transfer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from multibox.errors import MissingDependencyError, ModelFileError
+from multibox.errors import ContractError, MissingDependencyError, ModelFileError
 from multibox.spec.preprocess import Preprocess
 from multibox.weights.foreign.state_dicts import read_state_dict
 
@@ -75,6 +75,7 @@ def read_trunk(name_or_path: str) -> Trunk | None:
     """The weights of a packaged trunk's name or of a `.pth` or `.onnx` file; None where it is none that is known here.
 
     Raises:
+        ContractError: layers are missing.
         MissingDependencyError: the package of that name is not installed.
         ModelFileError: a file that cannot be read.
     """
@@ -125,15 +126,16 @@ def _vgg_layers() -> list[str]:
     ]
 
 
-def _sequential_vgg(prefix: str) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+def _sequential_vgg(prefix: str, layers: Sequence[str]) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
     """VGG16 as a sequence of layers with a number each; a convolution after each ReLU or pooling."""
 
     def names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         numbers = sorted(int(key.removeprefix(prefix).partition(".")[0]) for key in tensors if _numbered(key, prefix))
-        layers = [*_vgg_layers(), "to_fc7.1.fc6", "to_fc7.1.fc7"]  # the last two only where they are convolutions
+        if len(numbers) != len(layers):
+            raise ContractError(f"a VGG16 of {len(numbers)} convolutions, not of {len(layers)}")
         return {
             f"{layer}.{kind}": tensors[f"{prefix}{number}.{kind}"]
-            for layer, number in zip(layers, numbers, strict=False)
+            for layer, number in zip(layers, numbers, strict=True)
             for kind in ("weight", "bias")
         }
 
@@ -178,7 +180,7 @@ _KINDS = (
     ),
     _Kind(
         ("features.0.weight", "features.28.weight", "classifier.6.weight"),
-        _sequential_vgg("features."),
+        _sequential_vgg("features.", _vgg_layers()),
         Preprocess(
             ANY_SIZE,
             mean=(255 * IMAGENET_MEAN[0], 255 * IMAGENET_MEAN[1], 255 * IMAGENET_MEAN[2]),
@@ -189,7 +191,7 @@ _KINDS = (
     ),
     _Kind(
         ("0.weight", "28.weight", "31.weight", "33.weight"),
-        _sequential_vgg(""),
+        _sequential_vgg("", [*_vgg_layers(), "to_fc7.1.fc6", "to_fc7.1.fc7"]),
         Preprocess(ANY_SIZE, mean=CAFFE_MEAN_RGB),
         "VGG16 with reduced fc6 and fc7 (ImageNet)",
         "",
