@@ -48,11 +48,16 @@ NETWORKS = {
     "refinedet320_vgg16": Size((320, 320), 6375, 34440884, 37772921600),
     "refinedet512_vgg16": Size((512, 512), 16320, 34440884, 96698679296),
     "ssd300_vgg16": Size((300, 300), 8732, 26285486, 31373537792),
+    "ssd300_resnet34": Size((300, 300), 8762, 12600032, 14123746048),
+    "ssd300_resnet50": Size((300, 300), 8762, 13860832, 16017150720),
+    "ssd512_resnet50": Size((512, 512), 24560, 13860832, 45524150272),
+    "ssd_backbone": Size((320, 320), 2432, 16042080, 3933220352),
     "ssd512_vgg16": Size((512, 512), 24564, 27188676, 90207908864),
     "ssdlite300_mobilenetv2": Size((300, 300), 1917, 4320660, 733121072),
     "ssdlite320_efficientnet_lite0": Size((320, 320), 2034, 5494100, 969913408),
     "ssdlite320_efficientnet_lite1": Size((320, 320), 2034, 6258772, 1209260608),
     "ssdlite320_efficientnet_lite2": Size((320, 320), 2034, 6947316, 1365550208),
+    "ssdlite320_mobilenetv3_large": Size((320, 320), 2432, 4044304, 516366976),
     "tinyssd256": Size((256, 256), 5444, 1010376, 976628736),
 }
 """The names of this package in `multibox.models.list_models`, which needs torch to tell them."""

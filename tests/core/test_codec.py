@@ -122,6 +122,26 @@ def test_the_folded_stage_says_what_plain_loops_over_the_stages_say(stages, gate
                 assert logits[picture, place].equal(raw[-1].logits[picture, place])
 
 
+def test_mean_scores_are_those_of_the_stages_that_tell_the_classes():
+    raw = tuple(Stage(torch.randn(2, 7, 4), torch.randn(2, 7, width)) for width in (2, 3, 3))
+    anchors_cxcywh = torch.rand(7, 4) * 0.5 + 0.2
+    offsets, logits = fold(raw, anchors_cxcywh, gates=(0.5, None), mean_scores=True)
+    assert offsets.equal(fold(raw, anchors_cxcywh).offsets)
+    gated = 0
+    for picture in range(2):
+        for place in range(7):
+            objects = raw[0].logits[picture, place].softmax(0)[1].item()
+            expected = [
+                (a + b) / 2 for a, b in zip(*(raw[n].logits[picture, place].tolist() for n in (1, 2)), strict=True)
+            ]
+            if objects < 0.5:
+                gated += 1
+                assert logits[picture, place].softmax(0)[1:].max() < 1e-30
+            else:
+                assert logits[picture, place].tolist() == pytest.approx(expected, abs=1e-6)
+    assert 0 < gated < 14
+
+
 def test_a_single_stage_is_its_own_fold():
     raw = (Stage(torch.randn(1, 7, 4), torch.randn(1, 7, 3)),)
     assert fold(raw, torch.rand(7, 4)) is raw[0]

@@ -44,10 +44,14 @@ TINY, SIZE_HW, BATCH = "tinyssd256", (96, 64), 3
 # Near the smallest size that the network has; its own where none is given, as of a new one.
 SHIPPED = {"ssdlite300_mobilenetv2": "ssdlite300-coco"}
 SMALLER = {TINY: SIZE_HW, "ssd300_vgg16": (275, 280), "ssd512_vgg16": (385, 390)}
-SMALLER |= dict.fromkeys(("bpn320_vgg16", "bpn512_vgg16", "refinedet320_vgg16", "refinedet512_vgg16"), (128, 140))
+SMALLER |= {
+    name: (128, 140)
+    for name in list_models()
+    if name.startswith(("bpn", "refinedet", "ssd_backbone")) or "resnet" in name
+}
 LARGER = (  # the layers of another one at another size, or more of them
     *("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16"),
-    *("ssdlite320_efficientnet_lite1", "ssdlite320_efficientnet_lite2"),
+    *("ssdlite320_efficientnet_lite1", "ssdlite320_efficientnet_lite2", "ssd300_resnet50", "ssd512_resnet50"),
 )
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from multibox.core.codec import decode, fold
 from multibox.errors import OptionError
 from multibox.models import create_model
+from multibox.models.folded import FoldedNetwork
 from multibox.models.inspect import summarise
 from multibox.models.pyramid import PLAIN, SEPARABLE, Pyramid
 
@@ -50,16 +51,20 @@ def test_rows_are_what_plain_loops_give(maps: list[torch.Tensor], layers: object
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_a_pyramid_of_fewer_stages(stages: int) -> None:
     network = create_model("bpn300_mobilenetv2", num_classes=2, size_hw=[96, 128], stages=stages).eval()
-    anchors = network.anchors_cxcywh()
+    anchors, images = network.anchors_cxcywh(), torch.randn(1, 3, 96, 128)
     with torch.no_grad():
-        raw = network(torch.randn(1, 3, 96, 128))
+        raw = network(images)
         boxes = anchors
         for stage in raw:
             boxes = decode(stage.offsets, boxes)
         folded = fold(raw, anchors)
     assert len(raw) == stages == len(network.heads)
     torch.testing.assert_close(decode(folded.offsets, anchors), boxes, rtol=1e-4, atol=1e-5)
-    assert torch.equal(folded.logits, raw[-1].logits)
+    assert network.spec.mean_scores
+    with torch.no_grad():
+        found = FoldedNetwork(network).eval()(images)
+    torch.testing.assert_close(found.logits, sum(stage.logits for stage in raw) / stages)
+    torch.testing.assert_close(found.offsets, folded.offsets)
     assert [stage.matching.positive_threshold for stage in network.spec.stages] == [0.5, 0.6, 0.7][:stages]
     assert [level["stride"] for level in summarise(network)["levels"]] == [8, 16, 32, 64]
 
@@ -90,4 +95,5 @@ def test_refinedet_has_the_published_layers() -> None:
     torch.testing.assert_close(wide[0], torch.tensor([4.0, 4.0, 32.0, 32.0]))
     assert [round(float(w / h), 4) for _, _, w, h in wide] == [1.0, 2.0, 0.5]
     assert network.spec.gates == (0.01,)
+    assert not network.spec.mean_scores
     assert network.spec.stage_outputs == (2, 21)

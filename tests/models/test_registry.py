@@ -23,6 +23,7 @@ from multibox.models.features import Neck
 from multibox.models.heads import MultiboxHead
 from multibox.models.inspect import summarise
 from multibox.models.network import DetectionNetwork, NetworkSpec, StageSpec
+from multibox.models.vgg import PIXEL_SPREAD
 from multibox.weights.opening import open_model
 
 DEFAULT_BOXES = {
@@ -35,6 +36,11 @@ DEFAULT_BOXES = {
     "ssd300_vgg16": 8732,
     "ssd512_vgg16": 24564,
     "ssdlite300_mobilenetv2": 1917,
+    "ssd300_resnet34": 8762,
+    "ssd300_resnet50": 8762,
+    "ssd512_resnet50": 24560,
+    "ssd_backbone": 2432,
+    "ssdlite320_mobilenetv3_large": 2432,
     **{f"ssdlite320_efficientnet_lite{number}": 2034 for number in range(3)},
     "tinyssd256": 5444,
     **dict.fromkeys(toy_cascades.__all__, 2 * (8 * 8 + 4 * 4 + 2 * 2)),
@@ -47,7 +53,7 @@ RATES = {
 }
 LARGER = (  # the layers of another one at another size, or more of them
     *("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16"),
-    *("ssdlite320_efficientnet_lite1", "ssdlite320_efficientnet_lite2"),
+    *("ssdlite320_efficientnet_lite1", "ssdlite320_efficientnet_lite2", "ssd300_resnet50", "ssd512_resnet50"),
 )
 
 
@@ -140,6 +146,7 @@ def test_overfits_two_pictures(name: str) -> None:
     detector = create_model(name, num_classes=2, size_hw=list(size_hw)).train()
     images, targets = two_pictures(size_hw)
     if "vgg" in name:
+        images *= PIXEL_SPREAD  # grey levels, which its start expects
         # Nine tenths of a VGG's arithmetic are its first ten layers; here they stay as they are and run once, which
         # makes a step ten times faster. That gradients reach them is tested above.
         detector.anchors_cxcywh()  # measured on the whole network, before it is shortened
@@ -448,3 +455,16 @@ def test_the_list_says_how_large_a_network_is(name: str) -> None:
         size.parameters,
         size.multiply_adds,
     )
+
+
+@pytest.mark.parametrize("name", ["ssd300_vgg16", "bpn320_vgg16"])
+def test_random_vgg_keeps_its_activations_in_range(name: str) -> None:
+    """Without a normalisation, grey levels would come out as large as they go in, and the first loss near 1,000."""
+    size_hw = (320, 320)
+    detector = create_model(name, num_classes=20, size_hw=list(size_hw))
+    images, targets = two_pictures(size_hw)
+    with torch.no_grad():
+        maps = detector.features(images * PIXEL_SPREAD)
+        losses = loss_of(detector, images * PIXEL_SPREAD, targets)
+    assert all(0.005 < m.std() < 20 for m in maps)
+    assert losses.classification < 40 * len(detector.spec.stages)  # 12.2 for four even guesses a matched box

@@ -86,13 +86,14 @@ def fold(
     *,
     gates: Sequence[float | None] = (),
     activation: Activation = "softmax",
+    mean_scores: bool = False,
 ) -> Stage:
     """One stage of predictions against the default boxes, which says what all stages of `raw` say together.
 
     A single stage is returned as it is. Of a cascade, boxes are decoded through the stages and encoded against the
     default boxes; as every box, one grows to at most 62.5 times its default box (`MAX_LOG_SIZE`). Class scores are
-    those of the last stage, but that a gate sends the default boxes that it rejects to background (RefineDet, section
-    3.4: "negative anchor filtering").
+    those of the last stage, or the mean of the stages that tell its classes. A gate sends the default boxes that it
+    rejects to background (RefineDet, section 3.4: "negative anchor filtering").
 
     Args:
         raw: the stages.
@@ -102,6 +103,8 @@ def fold(
             for a stage that rejects nothing. A gating stage has two scores for softmax (background, object), or one for
             sigmoid. Missing ones reject nothing.
         activation: of the class scores of the last stage.
+        mean_scores: take the mean logits of all stages with as many scores as the last one. Each stage judges a box at
+            its own place, so their errors differ (Cai and Vasconcelos, 2018, section 4.2, sum a cascade's scores too).
 
     Raises:
         ContractError: no stage, or a gate whose stage has scores of more than one class.
@@ -113,6 +116,9 @@ def fold(
         return last
     boxes_cxcywh = decode(last.offsets, stage_anchors(raw, anchors_cxcywh, variances)[-1], variances)
     logits = last.logits
+    if mean_scores:
+        alike = [stage.logits for stage in raw if stage.logits.shape == logits.shape]
+        logits = torch.stack(alike).mean(dim=0)
     for stage, gate in zip(raw[:-1], gates, strict=False):
         if gate is not None:
             logits = torch.where(_rejected(stage, gate)[..., None], _background(logits, activation), logits)

@@ -2,8 +2,8 @@
 
 The text of the second paper was not at hand. From its abstract and its figure come the bidirectional pyramid, the
 levels of stride 8 to 64, and that each of three rows refines the boxes of the row before under a stricter overlap.
-Reconstructed are the overlaps 0.5, 0.6 and 0.7, the class scores of every stage, the layers, the default boxes (those
-of RefineDet) and the loss (the plain sum over the stages).
+Reconstructed are the overlaps 0.5, 0.6 and 0.7, the class scores of every stage and their mean, the layers, the default
+boxes (those of RefineDet) and the loss (the plain sum over the stages).
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def _cascade(
     width: int,
     branch: BranchFactory,
 ) -> DetectionNetwork:
-    spec = NetworkSpec(num_classes, anchors, preprocess, postprocess, stages=tuple(stages))
+    spec = NetworkSpec(
+        num_classes, anchors, preprocess, postprocess, stages=tuple(stages), mean_scores=stages[0].num_classes is None
+    )
     neck = Pyramid(features.channels, features.level_names, width=width, layers=layers, stages=len(stages))
     sigmoid = postprocess.activation == "sigmoid"
     heads = [

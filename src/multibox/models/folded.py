@@ -34,4 +34,5 @@ class FoldedNetwork(nn.Module):
             spec.variances,
             gates=spec.gates,
             activation=spec.postprocess.activation,
+            mean_scores=spec.mean_scores,
         )

@@ -57,6 +57,7 @@ class NetworkSpec:
         postprocess: defaults for evaluation, and the activation (softmax with background, or sigmoid without).
         variances: scale of the offsets.
         stages: one for each head; several for a cascade.
+        mean_scores: class scores are the mean of the stages that tell the classes, not those of the last one alone.
     """
 
     num_classes: int
@@ -65,6 +66,7 @@ class NetworkSpec:
     postprocess: PostprocessSpec
     variances: Variances = DEFAULT_VARIANCES
     stages: tuple[StageSpec, ...] = (StageSpec(),)
+    mean_scores: bool = False
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:

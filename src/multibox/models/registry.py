@@ -20,7 +20,8 @@ __all__ = ["ENTRY_POINTS", "arguments_of", "create_model", "list_models", "regis
 
 ENTRY_POINTS = "multibox.models"
 _BUILDERS: dict[str, Callable[..., DetectionNetwork]] = {}
-_MODULES = ("vgg", "ssdlite", "tinyssd", "bpn", "graph")  # the modules of this package that register builders
+_MODULES = ("vgg", "ssdlite", "tinyssd", "bpn", "backbones", "graph")
+"""The modules of this package that register builders."""
 
 
 def register_model(builder: Callable[..., DetectionNetwork]) -> Callable[..., DetectionNetwork]:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from multibox.models.features import FeatureNetwork
@@ -17,7 +18,7 @@ from multibox.spec.anchors import Clip, ssd_anchors, ssd_scales
 from multibox.spec.postprocess import BoxClip, PostprocessSpec
 from multibox.spec.preprocess import Preprocess
 
-__all__ = ["IMAGENET_MEAN_RGB", "Extra", "VGGFeatures", "ssd300_vgg16", "ssd512_vgg16"]
+__all__ = ["IMAGENET_MEAN_RGB", "PIXEL_SPREAD", "Extra", "VGGFeatures", "ssd300_vgg16", "ssd512_vgg16"]
 
 ScaleTable = Literal["voc", "coco"]
 Ratios = Sequence[Sequence[float]]
@@ -35,6 +36,7 @@ RATIOS_300: Ratios = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
 RATIOS_512: Ratios = ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))
 STEPS_300 = (8, 16, 32, 64, 100, 300)
 STEPS_512 = (8, 16, 32, 64, 128, 256, 512)
+PIXEL_SPREAD = 64.0  # deviation of pixels in 0 … 255; random first weights bring it to 1, as the later ones expect it
 IMAGENET_MEAN_RGB = (123.0, 117.0, 104.0)  # of the ILSVRC-trained VGG16; no division by a deviation
 
 
@@ -116,6 +118,9 @@ class VGGFeatures(FeatureNetwork):
         for module in (*self.to_conv4_3.modules(), *self.to_fc7.modules()):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        first = next(module for module in self.modules() if isinstance(module, nn.Conv2d))
+        with torch.no_grad():
+            first.weight /= PIXEL_SPREAD
         for module in self.extras.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)

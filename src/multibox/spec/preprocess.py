@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from multibox.errors import ContractError, OptionError, did_you_mean
 from multibox.spec.resize import Coordinates, Interpolation, resize_affine
 
-__all__ = ["Geometry", "Preprocess", "parse_size_hw"]
+__all__ = ["Geometry", "Preprocess", "imagenet_preprocess", "parse_size_hw"]
 
 LARGEST_INPUT_SIDE = 4096  # pixels
 
@@ -28,6 +28,9 @@ Triple = tuple[float, float, float]
 FloatArray = NDArray[np.float32]
 LARGEST_SIDE = 16384  # of a network's input; far above any, and far below what memory could not hold
 ONE, HALF_BELOW = (1.0, 1.0, 1.0), (-0.5, -0.5, -0.5)
+
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _corner_scale(width: float, height: float) -> FloatArray:
@@ -258,6 +261,17 @@ _CHOICES = {
     "resize": get_args(Resize),
     "interpolation": get_args(Interpolation),
 }
+
+
+def imagenet_preprocess(size_hw: Sequence[int], *, rounding: bool = False) -> Preprocess:
+    """How torchvision's and timm's networks were trained on ImageNet: mean and deviation of each colour in 0 … 1."""
+    (r, g, b), (red, green, blue) = IMAGENET_MEAN, IMAGENET_DEVIATION
+    return Preprocess(
+        (int(size_hw[0]), int(size_hw[1])),
+        mean=(255 * r, 255 * g, 255 * b),
+        scale=(1 / (255 * red), 1 / (255 * green), 1 / (255 * blue)),
+        rounding=rounding,
+    )
 
 
 def _column(values: Triple) -> FloatArray:

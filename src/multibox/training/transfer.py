@@ -28,8 +28,9 @@ __all__ = ["Part", "Start", "start_from"]
 
 TRUNK_ARGUMENTS = ("trunk_norm",)
 """Arguments of builders that decide which layers the trunk has."""
-LEVELS = ("extras.", "conv4_3_norm.", "conv5_3_norm.")
-"""Layers behind the trunk, which differ from detector to detector."""
+NEW = ("extras.", "conv4_3_norm.", "conv5_3_norm.", "to_fc7.1.")
+"""Layers of a feature network that a backbone need not have: extra levels, and what detectors alone have."""
+COUNTER = "num_batches_tracked"  # which old files of weights do not have
 
 
 class Part(NamedTuple):
@@ -134,10 +135,9 @@ class _Donor:
         """
         mine = detector.features.state_dict()
         fitting = {k: v for k, v in self.tensors.items() if k in mine and mine[k].shape == v.shape}
-        wrong = [key for key in self.tensors if key not in fitting and not key.startswith(LEVELS)]
-        if wrong or next(iter(mine)) not in fitting:
-            layer = wrong[0] if wrong else next(iter(mine))
-            raise OptionError(f"backbone={self.name}: its layers are not those of {detector.builder} ({layer})")
+        wrong = [key for key in mine if key not in fitting and not key.startswith(NEW) and not key.endswith(COUNTER)]
+        if wrong:
+            raise OptionError(f"backbone={self.name}: its layers are not those of {detector.builder} ({wrong[0]})")
         detector.features.load_state_dict({**mine, **fitting})
         size_hw = detector.spec.preprocess.size_hw
         detector.spec = replace(detector.spec, preprocess=replace(self.preprocess, size_hw=size_hw))

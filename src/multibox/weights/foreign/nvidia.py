@@ -7,7 +7,7 @@ from pathlib import Path
 from multibox.errors import ContractError
 from multibox.spec.classes import COCO_CLASSES, ClassMap
 from multibox.spec.postprocess import PostprocessSpec
-from multibox.spec.preprocess import Preprocess
+from multibox.spec.preprocess import imagenet_preprocess
 from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.vgg import vgg_anchors
@@ -20,7 +20,6 @@ EVIDENCE = (f"{TRUNK}.6.5.conv3.weight", "additional_blocks.4.3.weight", "loc.5.
 STAGES = ((4, 3, 1), (5, 4, 2), (6, 6, 1))  # place, blocks, stride: the last keeps its size, unlike ResNet-50's
 EXTRAS = ((2, 1), (2, 1), (2, 1), (1, 0), (1, 0))  # stride and padding
 SIZE = 300
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of values in [0, 1]
 
 
 def recognise(path: Path) -> str | None:
@@ -35,12 +34,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     _write(writer)
     network = writer.network(
         anchors=vgg_anchors(6, "coco"),
-        preprocess=Preprocess(
-            (SIZE, SIZE),
-            mean=tuple(255 * value for value in MEAN),  # type: ignore[arg-type]
-            scale=tuple(1 / (255 * value) for value in DEVIATION),  # type: ignore[arg-type]
-            rounding=True,
-        ),
+        preprocess=imagenet_preprocess((SIZE, SIZE), rounding=True),
         postprocess=PostprocessSpec("softmax", score_threshold=0.05, nms_iou=0.5, top_k=200, clip="after_nms"),
     )
     count = network.spec.num_classes

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from multibox.errors import ContractError, MissingDependencyError, ModelFileError
-from multibox.spec.preprocess import Preprocess
+from multibox.spec.preprocess import Preprocess, imagenet_preprocess
 from multibox.weights.foreign.state_dicts import read_state_dict
+from multibox.weights.foreign.table import recognised
 
 __all__ = ["PACKAGED_TRUNKS", "Trunk", "read_trunk"]
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, of pictures in 0 … 1
 CAFFE_MEAN_RGB = (123.0, 117.0, 104.0)
 VGG_CONVS = (2, 2, 3, 3, 3)  # of each block
 ANY_SIZE = (1, 1)
@@ -72,7 +72,9 @@ PACKAGED_TRUNKS = {
 
 
 def read_trunk(name_or_path: str) -> Trunk | None:
-    """The weights of a packaged trunk's name or of a `.pth` or `.onnx` file; None where it is none that is known here.
+    """The weights of a packaged trunk's name or of a `.pth` or `.onnx` file; None where it is a detector's or neither.
+
+    A state dict of no kind that is known here is taken as that of the network of torchvision which the detector is on.
 
     Raises:
         ContractError: layers are missing.
@@ -89,7 +91,10 @@ def read_trunk(name_or_path: str) -> Trunk | None:
     for kind in _KINDS:
         if all(key in tensors for key in kind.evidence):
             return Trunk(kind.names(tensors), kind.preprocess, kind.name, kind.licence)
-    return None
+    if recognised(path) is not None:
+        return None  # a detector's, which has a backbone
+    named = {f"trunk.{key}": value for key, value in tensors.items()}  # as `BackboneFeatures` calls its layers
+    return Trunk(named, imagenet_preprocess(ANY_SIZE), path.name, "")
 
 
 def _packaged(name: str, package: _Package) -> Path:
@@ -181,11 +186,7 @@ _KINDS = (
     _Kind(
         ("features.0.weight", "features.28.weight", "classifier.6.weight"),
         _sequential_vgg("features.", _vgg_layers()),
-        Preprocess(
-            ANY_SIZE,
-            mean=(255 * IMAGENET_MEAN[0], 255 * IMAGENET_MEAN[1], 255 * IMAGENET_MEAN[2]),
-            scale=(1 / (255 * IMAGENET_STD[0]), 1 / (255 * IMAGENET_STD[1]), 1 / (255 * IMAGENET_STD[2])),
-        ),
+        imagenet_preprocess(ANY_SIZE),
         "torchvision's VGG16 (ImageNet)",
         "",
     ),
