@@ -774,7 +774,7 @@ def test_info_shows_a_foreign_card_without_its_escapes() -> None:
         (["nonsense", "x"], 1, "unknown kind of weights 'nonsense'; known: caffe, chainercv, "),
         (["torchvision-ssd30", "x"], 1, "did you mean 'torchvision-ssd300'?"),
         (["none.pth"], 1, "none.pth: no such file or folder; check the path"),
-        (["x", "as=tfjs-ssdlite", "y"], 2, "one file or folder at a time"),
+        (["x", "as=tfjs", "y"], 2, "one file or folder at a time"),
         (["torchvision-ssd300", "none.pth"], 1, "none.pth: no such file; check the path"),
         (["ssdlite300-coco", "nofolder"], 1, "cannot be read"),
         (["torchvision-ssd300", "none.pth", "names=none.txt"], 1, "names=none.txt: cannot be read"),

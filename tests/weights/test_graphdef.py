@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
+import tf_networks
 from foreign_files import OUTPUTS, field, graph_tensors, varint
 
 from multibox.errors import ContractError, ModelFileError
@@ -73,7 +74,7 @@ def made() -> tuple[Any, Graph]:
 def test_a_graph_comes_back_as_the_network_it_was(made: tuple[Any, Graph], tmp_path: Path) -> None:
     network, tensors = made
     path = write(tmp_path / "frozen.pb", {**tensors, **rule()})
-    assert recognised(path)[0].name == "tf-ssdlite"  # type: ignore[index]
+    assert recognised(path)[0].name == "tf-graph"  # type: ignore[index]
     imported = read(path, ClassMap(tuple("abcdef")))
     assert imported.class_map.ids == (1, 2, 3, 4, 5, 6)  # row 0 is background
     image = torch.randn(1, 3, 300, 300)
@@ -143,3 +144,65 @@ def test_a_real_pedestrian_detector() -> None:
     )
     np.testing.assert_allclose(found.scores[:2], [0.9024, 0.0612], atol=1e-4)
     np.testing.assert_allclose(found.boxes_xyxy[0] / 512, [0.0088, 0.0617, 0.7369, 0.9941], atol=1e-4)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("trunk", ["v1", "v2"])
+def test_an_ssd_with_plain_predictors_computes_what_the_api_does(trunk: str, folded: bool, tmp_path: Path) -> None:
+    image = torch.randn(1, 3, 300, 300)
+    codes, scores, arrays = tf_networks.run(trunk, image, columns=4)
+    tensors = fold(arrays) if folded else arrays
+    path = write(tmp_path / "frozen.pb", {**tensors, **rule(square_second=trunk == "v1")})
+    found = recognised(path)
+    assert found is not None
+    assert found[0].name == "tf-graph"
+    assert "1×1 predictors" in found[1]
+    network = read(path, ClassMap(("a", "b", "c"))).network
+    with torch.inference_mode():
+        (stage,) = network.double()(image.double())
+    within = 1e-3 if folded else 1e-5  # products of folding are rounded to single precision
+    assert stage.offsets[0].numpy() == pytest.approx(codes[:, [1, 0, 3, 2]], abs=within)
+    assert stage.logits[0].numpy() == pytest.approx(scores[:, 1:], abs=within)
+    assert network.spec.anchors.levels[1][1 if trunk == "v1" else 5] == pytest.approx([(0.35 * 0.5) ** 0.5] * 2)
+
+
+def fold(arrays: Graph) -> Graph:
+    """As the API's exporter writes a graph for other runtimes: normalisation inside kernels, or as a factor."""
+    out: Graph = {}
+    for name, value in arrays.items():
+        if "/BatchNorm/" in name:
+            continue
+        layer, _, kind = name.rpartition("/")
+        norm = [arrays.get(f"{layer}/BatchNorm/{key}") for key in ("gamma", "beta", "moving_mean", "moving_variance")]
+        if norm[0] is None:
+            out[name] = value
+            continue
+        gamma, beta, mean, variance = norm
+        factor = (gamma / np.sqrt(variance + 1e-3)).astype(np.float32)
+        out[f"{layer}/BatchNorm/batchnorm/sub"] = (beta - mean * factor).astype(np.float32)
+        if kind == "weights":
+            out[f"{layer}/Conv2D/merged_input"] = value * factor
+        else:
+            out[name], out[f"{layer}/BatchNorm/batchnorm/mul"] = value, factor
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop("FeatureExtractor/MobilenetV1/Conv2d_7_pointwise/weights"), "Conv2d_7_pointwise"),
+        (lambda t: t.update({"FeatureExtractor/MobilenetV1/Other/weights": np.zeros((1, 1, 2, 2), "f4")}), "Other"),
+        (
+            lambda t: t.update(
+                {"FeatureExtractor/MobilenetV1/Conv2d_3_pointwise/weights": np.zeros((1, 1, 5, 11), "f4")}
+            ),
+            "Conv2d_3_pointwise",
+        ),
+    ],
+)
+def test_tensors_of_another_ssd_are_refused(change: Any, said: str, tmp_path: Path) -> None:
+    _, _, arrays = tf_networks.run("v1", torch.zeros(1, 3, 300, 300), columns=4)
+    change(arrays)
+    path = write(tmp_path / "frozen.pb", {**arrays, **rule()})
+    with pytest.raises(ContractError, match=said):
+        read(path)

@@ -13,7 +13,7 @@ from multibox.weights.foreign.table import IMPORTERS, importer_row, recognised
 
 __all__ = ["command"]
 
-EARLIER_NAMES = {"ssdlite300-coco": "tfjs-ssdlite"}  # of a kind of weights, for `as`
+EARLIER_NAMES = {"ssdlite300-coco": "tfjs"}  # of a kind of weights, for `as`
 
 
 @click.command(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from multibox.errors import ContractError
 from multibox.models.features import FeatureNetwork
 from multibox.models.heads import MultiboxHead
-from multibox.models.layers import L2Norm
+from multibox.models.layers import L2Norm, SameConv2d
 from multibox.models.network import DetectionNetwork, NetworkSpec
 from multibox.models.registry import register_model
 from multibox.spec.anchors import AnchorSpec
@@ -63,17 +63,16 @@ class _Scale(nn.Module):
 
 
 def _conv(layer: Layer, channels: Sequence[int]) -> tuple[nn.Module, int]:
-    outputs = int(layer["channels"])
-    made = nn.Conv2d(
-        channels[0],
-        outputs,
-        tuple(layer["kernel"]),
-        stride=tuple(layer.get("stride", (1, 1))),
-        padding=tuple(layer.get("pad", (0, 0))),
-        dilation=tuple(layer.get("dilation", (1, 1))),
-        groups=int(layer.get("groups", 1)),
-        bias=bool(layer.get("bias", True)),
-    )
+    outputs, kernel, stride = int(layer["channels"]), tuple(layer["kernel"]), tuple(layer.get("stride", (1, 1)))
+    groups, bias = int(layer.get("groups", 1)), bool(layer.get("bias", True))
+    made: nn.Conv2d
+    if layer.get("same", False):
+        made = SameConv2d(channels[0], outputs, kernel, stride=stride, groups=groups, bias=bias)
+    else:
+        pad, dilation = tuple(layer.get("pad", (0, 0))), tuple(layer.get("dilation", (1, 1)))
+        made = nn.Conv2d(
+            channels[0], outputs, kernel, stride=stride, padding=pad, dilation=dilation, groups=groups, bias=bias
+        )
     nn.init.kaiming_normal_(made.weight, mode="fan_out", nonlinearity="relu")
     if made.bias is not None:
         nn.init.zeros_(made.bias)
@@ -91,7 +90,7 @@ def _pool(layer: Layer, channels: Sequence[int]) -> tuple[nn.Module, int]:
 
 
 OPERATIONS: dict[str, Callable[[Layer, Sequence[int]], tuple[nn.Module, int]]] = {
-    "conv": _conv,  # kernel, stride, pad, dilation as (height, width); channels, groups, bias
+    "conv": _conv,  # (height, width) of kernel, stride, pad, dilation, or TensorFlow's same; channels, groups, bias
     "norm": _norm,  # batch normalisation: eps, affine
     "scale": lambda _, channels: (_Scale(channels[0]), channels[0]),
     "l2norm": lambda _, channels: (L2Norm(channels[0]), channels[0]),

@@ -33,7 +33,14 @@ class SameConv2d(nn.Conv2d):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, bias: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int],
+        *,
+        stride: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, bias=bias)
 

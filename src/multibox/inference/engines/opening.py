@@ -12,11 +12,12 @@ from multibox.errors import OptionError
 from multibox.inference.engines.choice import fastest_engine
 from multibox.inference.engines.interface import Engine
 from multibox.inference.engines.table import engine_row, engines_for, suffixes_of
-from multibox.spec.card import ModelCard, read_safetensors_card
+from multibox.spec.card import METADATA_KEY, ModelCard, read_safetensors_card
 
 __all__ = ["model_card", "open_engine", "open_file"]
 
 NATIVE = ".safetensors"
+FOREIGN_TOO = (".tflite",)
 IN_MEMORY = ("auto", "torch")  # engines that run a network without a model file
 
 
@@ -41,7 +42,7 @@ def open_engine(
         ModelFileError: no such model, or one that cannot be read.
         OptionError: unknown engine, one that does not run such a model, or arguments that the model does not take.
     """
-    named = str(model) in ("", *CATALOGUE) or any(engines_for(Path(model).suffix.lower()))
+    named = str(model) in ("", *CATALOGUE) or (any(engines_for(Path(model).suffix.lower())) and not _foreign(model))
     if (named and not builder_arguments) or (find_spec("torch") is None and str(model) not in NETWORKS):
         path = resolve_model(model, suffixes=suffixes_of(engine))
         return open_file(path, engine=engine, device=device, threads=threads), path
@@ -51,6 +52,18 @@ def open_engine(
     from multibox.inference.engines.torch import open_network
 
     return open_network(model, device=device, threads=threads, builder_arguments=builder_arguments or {}), None
+
+
+def _foreign(model: str | Path) -> bool:
+    """Whether a file is of a kind that an engine opens, but was written by others and can be imported."""
+    path = Path(model)
+    if path.suffix.lower() not in FOREIGN_TOO or not path.is_file() or METADATA_KEY.encode() in path.read_bytes():
+        return False
+    if find_spec("torch") is None:
+        return False
+    from multibox.weights.foreign.table import recognised
+
+    return recognised(path) is not None
 
 
 def model_card(model: str | Path, builder_arguments: Mapping[str, Any] | None = None) -> ModelCard:

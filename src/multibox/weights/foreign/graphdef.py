@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from multibox.errors import ContractError, ModelFileError
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.classes import ClassMap
+from multibox.weights.foreign.mobilenet import import_mobilenet_ssd, is_mobilenet_ssd
 from multibox.weights.foreign.protobuf import integers, read_wire
-from multibox.weights.foreign.ssdlite import TRUNK, import_ssdlite_mobilenetv2, named_classes
+from multibox.weights.foreign.ssdlite import BOX_HEAD, TRUNK, import_ssdlite_mobilenetv2, named_classes
 from multibox.weights.foreign.table import Imported
 
 __all__ = ["read", "read_constants", "recognise"]
 
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}  # TensorFlow's numbers of types
 VALUES = {1: 5, 2: 6, 3: 7, 9: 10}  # the field with values one by one
-LEAST_BYTES, MARK = 1000, f"{TRUNK}/Conv/weights".encode()
+LITE_MARKS = (f"{TRUNK}/Conv/weights", f"BoxPredictor_5/{BOX_HEAD}_depthwise/depthwise_weights")
+MARKS = ("FeatureExtractor/MobilenetV", f"BoxPredictor_5/{BOX_HEAD}/weights")
 BOXES = "MultipleGridAnchorGenerator"
 SCORES = "Postprocessor/convert_scores"
 NMS_IOU = "non_max_suppression/iou_threshold"
@@ -33,9 +35,11 @@ def recognise(path: Path) -> str | None:
     if path.suffix.lower() != ".pb" or not path.is_file():
         return None
     content = path.read_bytes()
-    if MARK not in content or b"BoxPredictor_5/BoxEncodingPredictor_depthwise/depthwise_weights" not in content:
+    if all(mark.encode() in content for mark in LITE_MARKS):
+        return f"the weights of {TRUNK} and of depthwise predictors"
+    if not all(mark.encode() in content for mark in MARKS):
         return None
-    return f"the weights of {TRUNK} and of depthwise predictors"
+    return is_mobilenet_ssd(read_constants(path)[0])
 
 
 def read(path: Path, class_map: ClassMap | None = None) -> Imported:
@@ -51,14 +55,16 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     sizes -= {size for size in sizes if min(size) < 2}
     if len(sizes) != 1:
         raise ContractError(f"{path.name}: it does not resize pictures to one size, found {sorted(sizes)}")
-    size_hw = sizes.pop()
-    network, classes = import_ssdlite_mobilenetv2(
-        constants, named_classes(constants, class_map), anchors=_anchors(constants)
-    )
+    height, width = sizes.pop()
+    size_hw, names, anchors = (int(height), int(width)), named_classes(constants, class_map), _anchors(constants)
+    if is_mobilenet_ssd(constants):
+        network, classes = import_mobilenet_ssd(constants, names, size_hw=size_hw, anchors=anchors)
+    else:
+        network, classes = import_ssdlite_mobilenetv2(constants, names, anchors=anchors)
     overlaps = [float(v) for k, v in constants.items() if k.endswith(NMS_IOU) and v.size == 1]
     network.spec = replace(
         network.spec,
-        preprocess=replace(network.spec.preprocess, size_hw=(int(size_hw[0]), int(size_hw[1]))),
+        preprocess=replace(network.spec.preprocess, size_hw=size_hw),
         postprocess=replace(
             network.spec.postprocess, clip="after_nms", nms_iou=round(overlaps[0], 6) if overlaps else 0.6
         ),

@@ -19,7 +19,16 @@ from multibox.models.registry import create_model
 from multibox.spec.anchors import AnchorSpec
 from multibox.spec.classes import COCO_CLASSES, ClassMap
 
-__all__ = ["ANCHORS", "TRUNK", "Arrays", "import_ssdlite_mobilenetv2", "named_classes"]
+__all__ = [
+    "ANCHORS",
+    "BOX_HEAD",
+    "CLASS_HEAD",
+    "TRUNK",
+    "Arrays",
+    "anchors_difference",
+    "import_ssdlite_mobilenetv2",
+    "named_classes",
+]
 
 Arrays = Mapping[str, NDArray[Any]]
 TRUNK = "FeatureExtractor/MobilenetV2"
@@ -158,10 +167,15 @@ def _get(tensors: Arrays, name: str) -> NDArray[Any]:
     return tensors[name]
 
 
-def _require_same_anchors(detector: DetectionNetwork, stored: NDArray[Any]) -> None:
-    ymin, xmin, ymax, xmax = stored.reshape(-1, 4).astype(np.float64).T
-    theirs = np.stack([(xmin + xmax) / 2, (ymin + ymax) / 2, xmax - xmin, ymax - ymin], axis=1)
-    ours = detector.anchors_cxcywh().numpy()
-    difference = float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
+def _require_same_anchors(detector: DetectionNetwork, stored_yxyx: NDArray[Any]) -> None:
+    difference = anchors_difference(detector, stored_yxyx)
     if difference > ANCHOR_TOLERANCE:
         raise ContractError(f"the graph's anchors differ from this network's default boxes by {difference}")
+
+
+def anchors_difference(detector: DetectionNetwork, stored_yxyx: NDArray[Any]) -> float:
+    """By how much a network's default boxes differ from those of a graph, [..., 4] as (ymin, xmin, ymax, xmax)."""
+    ymin, xmin, ymax, xmax = stored_yxyx.reshape(-1, 4).astype(np.float64).T
+    theirs = np.stack([(xmin + xmax) / 2, (ymin + ymax) / 2, xmax - xmin, ymax - ymin], axis=1)
+    ours = detector.anchors_cxcywh().numpy()
+    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")

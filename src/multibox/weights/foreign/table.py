@@ -83,15 +83,22 @@ IMPORTERS: dict[str, ImporterRow] = {
     row.name: row
     for row in (
         ImporterRow(
-            "tfjs-ssdlite",
-            "a TensorFlow.js graph model (folder with model.json) of the Object Detection API's SSDLite-MobileNetV2",
+            "tfjs",
+            "a TensorFlow.js graph model (folder with model.json) of the Object Detection API: SSDLite-MobileNetV2, "
+            "SSD-MobileNetV1 or V2",
             f"{_HERE}.tfjs",
         ),
         ImporterRow(
-            "tf-ssdlite",
-            "a frozen graph (.pb) of the Object Detection API's SSDLite-MobileNetV2",
+            "tf-graph",
+            "a frozen graph (.pb) of the Object Detection API: SSDLite-MobileNetV2, SSD-MobileNetV1 or V2",
             f"{_HERE}.graphdef",
         ),
+        ImporterRow(
+            "tflite",
+            "a TensorFlow Lite file of the Object Detection API, in floats, halves or integers",
+            f"{_HERE}.tflite",
+        ),
+        ImporterRow("face-api", "the SSD-MobileNetV1 manifest of face-api.js, or its folder", f"{_HERE}.face_api"),
         ImporterRow("caffe", "a Caffe SSD (.prototxt and .caffemodel)", f"{_HERE}.caffe"),
         ImporterRow(
             "pytorch-ssd",

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from multibox.errors import ModelFileError
 from multibox.spec.classes import ClassMap
+from multibox.weights.foreign.mobilenet import import_mobilenet_ssd, is_mobilenet_ssd
 from multibox.weights.foreign.ssdlite import ANCHORS, TRUNK, import_ssdlite_mobilenetv2, named_classes
 from multibox.weights.foreign.table import Imported
 
-__all__ = ["read", "read_graph_weights", "recognise"]
+__all__ = ["read", "read_graph_weights", "read_manifest", "recognise"]
+
+STORED = {"float32": "<f4", "int32": "<i4", "float16": "<f2", "uint8": "u1", "uint16": "<u2"}
 
 SHIPPED = "ssdlite300-coco"
 SHIPPED_SOURCE = (
@@ -46,7 +49,11 @@ def recognise(path: Path) -> str | None:
         ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    found = any(name.startswith(f"{TRUNK}/") for name in names) and ANCHORS in names
+    if ANCHORS not in names:
+        return None
+    if is_mobilenet_ssd(names):
+        return f"{is_mobilenet_ssd(names)} in its model.json"
+    found = any(name.startswith(f"{TRUNK}/") for name in names)
     return f"the weights of {TRUNK} in its model.json" if found else None
 
 
@@ -54,10 +61,22 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     """The network of a folder. Of the files that the shipped model was made of, every byte is checked."""
     original = _digest(_content(path / "model.json")) == SHIPPED_SHA256["model.json"] and class_map is None
     tensors = read_graph_weights(path, sha256=SHIPPED_SHA256 if original else None)
-    network, classes = import_ssdlite_mobilenetv2(tensors, named_classes(tensors, class_map))
+    names = named_classes(tensors, class_map)
+    if is_mobilenet_ssd(tensors):
+        stored = tensors[ANCHORS]
+        network, classes = import_mobilenet_ssd(tensors, names, size_hw=_size_hw(tensors), stored_yxyx=stored)
+    else:
+        network, classes = import_ssdlite_mobilenetv2(tensors, names)
     if original:
         return Imported(network, classes, SHIPPED, SHIPPED_SOURCE, "Apache-2.0")
     return Imported(network, classes, path.name, f"TensorFlow.js graph model {path.name}")
+
+
+def _size_hw(tensors: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
+    """The (height, width) that the graph resizes pictures to; 300 where that is no constant of it."""
+    found = (value for name, value in tensors.items() if name.endswith("ResizeImage/size") and value.shape == (2,))
+    height, width = next(found, (300, 300))
+    return int(height), int(width)
 
 
 def read_graph_weights(folder: Path, *, sha256: Mapping[str, str] | None = None) -> dict[str, NDArray[Any]]:
@@ -70,26 +89,48 @@ def read_graph_weights(folder: Path, *, sha256: Mapping[str, str] | None = None)
     Raises:
         ModelFileError: files missing, changed, or of the wrong length.
     """
-    manifest_path = folder / "model.json"
+    return read_manifest(folder / "model.json", sha256=sha256)
+
+
+def read_manifest(path: Path, *, sha256: Mapping[str, str] | None = None) -> dict[str, NDArray[Any]]:
+    """All tensors that a TensorFlow.js manifest lists, by name: of a `model.json`, or of a manifest alone.
+
+    Args:
+        path: of the manifest; the shards lie beside it.
+        sha256: expected digests by file name; checked when given.
+
+    Raises:
+        ModelFileError: files missing, changed, or of the wrong length.
+    """
     try:
-        manifest = json.loads(_checked_bytes(manifest_path, sha256))["weightsManifest"]
+        content = json.loads(_checked_bytes(path, sha256))
         tensors: dict[str, NDArray[Any]] = {}
-        for group in manifest:
+        for group in content["weightsManifest"] if isinstance(content, dict) else content:
             # Tensors may cross shard borders, so the shards are joined first.
-            content = b"".join(_checked_bytes(folder / name, sha256) for name in group["paths"])
+            shards = b"".join(_checked_bytes(path.parent / name, sha256) for name in group["paths"])
             offset = 0
             for entry in group["weights"]:
-                if entry.get("quantization"):
-                    raise ModelFileError(str(manifest_path), "quantised weights are not supported", "export without")
-                dtype = np.dtype({"float32": "<f4", "int32": "<i4"}[entry["dtype"]])
+                stored = np.dtype(STORED[(entry.get("quantization") or entry)["dtype"]])
                 count = int(np.prod(entry["shape"], dtype=np.int64))
-                tensors[entry["name"]] = np.frombuffer(content, dtype, count, offset).reshape(entry["shape"])
-                offset += count * dtype.itemsize
-            if offset != len(content):
-                raise ValueError(f"the manifest describes {offset} bytes, the shards have {len(content)}")
+                values = np.frombuffer(shards, stored, count, offset).reshape(entry["shape"])
+                tensors[entry["name"]] = _dequantised(values, entry)
+                offset += count * stored.itemsize
+            if offset != len(shards):
+                raise ValueError(f"the manifest describes {offset} bytes, the shards have {len(shards)}")
+        if not tensors:
+            raise ValueError("it lists no weights")
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(str(manifest_path), f"not a usable graph model ({error})", "get the files again") from None
+        raise ModelFileError(str(path), f"not a usable graph model ({error})", "get the files again") from None
     return tensors
+
+
+def _dequantised(values: NDArray[Any], entry: Mapping[str, Any]) -> NDArray[Any]:
+    """The numbers that stored ones stand for: a half in full, an integer as integer · scale + min."""
+    kind, rule = np.dtype(STORED[entry["dtype"]]), entry.get("quantization") or {}
+    if "scale" not in rule:
+        return values.astype(kind)
+    real = values.astype(np.float64) * rule["scale"] + rule["min"]
+    return (np.floor(real + 0.5) if kind.kind == "i" else real).astype(kind)
 
 
 def _checked_bytes(path: Path, sha256: Mapping[str, str] | None) -> bytes:

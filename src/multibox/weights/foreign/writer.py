@@ -45,9 +45,16 @@ class GraphWriter:
             raise ContractError(f"the file has no tensor {name!r}, so it is not {self._title}")
         return self._tensors[name]
 
-    def _conv(self, theirs: str, channels: int, *, bias: bool = True, **window: int) -> dict[str, Any]:
+    def _conv(
+        self, theirs: str, channels: int, *, bias: bool = True, same: bool = False, **window: int
+    ) -> dict[str, Any]:
         weight = self._tensor(f"{theirs}.weight")
-        if weight.dim() != 4 or weight.shape[1] == 0 or channels % weight.shape[1]:
+        if (
+            weight.dim() != 4
+            or 0 in weight.shape
+            or channels % weight.shape[1]
+            or weight.shape[0] % (channels // weight.shape[1])
+        ):
             raise ContractError(f"{theirs}.weight is {list(weight.shape)}, which takes no {channels} channels")
         sides = {name: [value, value] for name, value in window.items()}
         return {
@@ -56,8 +63,13 @@ class GraphWriter:
             "kernel": list(weight.shape[2:]),
             "groups": channels // weight.shape[1],
             "bias": bias,
+            **({"same": True} if same else {}),
             **sides,
         }
+
+    def channels_of(self, output: str) -> int:
+        """The number of channels of an output."""
+        return self._channels[output]
 
     def _add(self, name: str, layer: dict[str, Any], inputs: Sequence[str], channels: int) -> str:
         self._layers.append({"name": name, "inputs": list(inputs), **layer})
@@ -65,10 +77,17 @@ class GraphWriter:
         self.last = name
         return name
 
-    def conv(self, theirs: str, *, bias: bool = True, **window: int) -> str:
-        """A convolution; `window` has stride, pad and dilation where they are not 1, 0 and 1."""
+    def conv(self, theirs: str, *, bias: bool = True, same: bool = False, **window: int) -> str:
+        """A convolution; `window` has stride, pad and dilation where they are not 1, 0 and 1.
+
+        Args:
+            theirs: prefix of its tensors.
+            bias: whether it has one.
+            same: padded as TensorFlow does, in place of a pad.
+            window: the same for height and width.
+        """
         taken = self.last
-        layer = self._conv(theirs, self._channels[taken], bias=bias, **window)
+        layer = self._conv(theirs, self._channels[taken], bias=bias, same=same, **window)
         self._taken[f"features.layers.{key_of(theirs)}"] = theirs
         return self._add(theirs, layer, [taken], layer["channels"])
 
@@ -171,7 +190,8 @@ class GraphWriter:
             raise ContractError(f"{len(self._heads)} levels instead of {len(boxes)}, so it is not {self._title}")
         outputs = {head["logits"][-1]["channels"] / count for head, count in zip(self._heads, boxes, strict=True)}
         each = {head["offsets"][-1]["channels"] / count for head, count in zip(self._heads, boxes, strict=True)}
-        if each != {4} or len(outputs) != 1 or (count := min(outputs)) != int(count) or count < 2:
+        background = postprocess.activation == "softmax"
+        if each != {4} or len(outputs) != 1 or (count := min(outputs)) != int(count) or count < 1 + background:
             raise ContractError(f"the heads are not those of {boxes} boxes at a cell, so it is not {self._title}")
         network = create_model(
             "graph_ssd",
@@ -180,7 +200,7 @@ class GraphWriter:
             anchors=anchors.to_dict(),
             preprocess=preprocess.to_dict(),
             postprocess=postprocess.to_dict(),
-            num_classes=int(count) - (postprocess.activation == "softmax"),
+            num_classes=int(count) - background,
             variances=list(variances),
         )
         self._fill(network, boxes)
