@@ -158,7 +158,7 @@ def test_wrong_usage(run: Run, args: list[str], message: str) -> None:
     ("args", "message"),
     [
         (["model=ssdlite300-cco"], "ssdlite300-cco: unknown model; did you mean 'ssdlite300-coco'?"),
-        (["model=yolo"], "yolo: unknown model; known: ssd300_vgg16, "),
+        (["model=yolo"], "yolo: unknown model; known: bpn300_mobilenetv2, "),
         (["model=none.onnx"], "none.onnx: no such model file; check the path, or see `multibox list`"),
         (["model="], "'': is an empty name; give a .onnx or .safetensors or .xml or .tflite file"),
         (["engine=onnxruntme"], "unknown engine 'onnxruntme'; did you mean 'onnxruntime'?"),

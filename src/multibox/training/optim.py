@@ -41,8 +41,13 @@ def backbone_stages(detector: DetectionNetwork) -> list[tuple[str, nn.Module]]:
     return [(name, part) for name, part in stages if any(True for _ in part.parameters())]
 
 
-def freeze(detector: DetectionNetwork, count: int) -> list[str]:
+def freeze(detector: DetectionNetwork, count: int, *, trained: bool = True) -> list[str]:
     """Stop the first `count` stages of the backbone from learning; their names.
+
+    Args:
+        detector: whose layers are changed.
+        count: of stages.
+        trained: whether the backbone has learnt before; without, nothing is stopped.
 
     Raises:
         OptionError: the backbone has fewer.
@@ -50,9 +55,10 @@ def freeze(detector: DetectionNetwork, count: int) -> list[str]:
     stages = backbone_stages(detector)
     if count > len(stages):
         raise OptionError(f"freeze={count}: the backbone has {len(stages)} stages ({stages[0][0]} … {stages[-1][0]})")
-    for _, stage in stages[:count]:
+    stopped = stages[: count if trained else 0]
+    for _, stage in stopped:
         stage.requires_grad_(False)
-    return [name for name, _ in stages[:count]]
+    return [name for name, _ in stopped]
 
 
 def freeze_norms(detector: DetectionNetwork) -> None:

@@ -65,11 +65,10 @@ def prepared(
         config = with_precision(suited(config, start, learnt, say), others.device, start.detector)
         say(f"device: {describe_device(others.device)}, {described_precision(config.run.amp, others.device)}")
         _check(config, start.detector, validated)
-        if config.model.freeze and not start.trained_backbone:
-            say("nothing is frozen: the backbone has random weights")
-            config = merge(config, {"freeze": 0})
         if config.model.freeze:
-            say(f"frozen: {', '.join(freeze(start.detector, config.model.freeze))}")
+            frozen = freeze(start.detector, config.model.freeze, trained=start.trained_backbone)
+            say(f"frozen: {', '.join(frozen) or 'nothing, because the backbone has random weights'}")
+            config = merge(config, {"freeze": len(frozen)})
         if config.model.freeze_norm:
             freeze_norms(start.detector)
         cache_path = folder / f"pictures-{others.rank}.cache"
