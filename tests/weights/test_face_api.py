@@ -30,7 +30,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def package() -> Path:
     folder = os.environ.get("MULTIBOX_FACE_API", "")
     if not folder:
-        pytest.skip("no package of face-api.js; set MULTIBOX_FACE_API to its folder to run this test")
+        pytest.skip("MULTIBOX_FACE_API does not name the folder with the package of face-api.js")
     return Path(folder)
 
 

@@ -22,6 +22,7 @@ from multibox.weights.foreign.table import recognised
 from multibox.weights.foreign.tflite import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+LABELS = 184  # bytes of names before the model in MediaPipe's packed file
 OPTIONS = {
     "max_detections": 20,
     "max_classes_per_detection": 1,
@@ -170,13 +171,16 @@ def test_an_operator_that_is_not_known_is_named(tmp_path: Path, rgb: Any, monkey
 
 
 @pytest.mark.slow
-def test_a_real_file_gives_what_its_runtime_gives() -> None:
+def test_a_real_file_gives_what_its_runtime_gives(tmp_path: Path) -> None:
     given = os.environ.get("MULTIBOX_OBJECTRON", "")
     if not given:
-        pytest.skip("no .tflite file of MediaPipe; set MULTIBOX_OBJECTRON to it to run this test")
+        pytest.skip("MULTIBOX_OBJECTRON does not name the folder with MediaPipe's objectron package")
+    packed = (Path(given) / "objectron_solution_packed_assets.data").read_bytes()
+    path = tmp_path / "objects.tflite"
+    path.write_bytes(packed[LABELS:])
     rgb = np.asarray(Image.open(EXAMPLES / "coffee.png").convert("RGB"))
-    image, offsets, logits = raw_of(Path(given), rgb)
-    boxes, scores = run(Path(given), image)
+    image, offsets, logits = raw_of(path, rgb)
+    boxes, scores = run(path, image)
     assert offsets == pytest.approx(boxes[:, [1, 0, 3, 2]], abs=2e-4)
     assert logits == pytest.approx(scores[:, 1:], abs=1e-4)
     assert logits.max(axis=0).argmax() + 1 == 13  # a coffee cup
