@@ -15,15 +15,17 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
+import foreign_more as more
 import foreign_networks as foreign
 
-from multibox.errors import ContractError, ModelFileError
+from multibox.errors import ContractError, ModelFileError, OptionError
 from multibox.inference import Detector
 from multibox.spec.classes import ClassMap
 from multibox.weights.foreign.table import importer_row, recognised
 from multibox.weights.opening import open_model
 
 MAPS_300, STEPS_300 = [38, 19, 10, 5, 3, 1], [8, 16, 32, 64, 100, 300]
+MAPS_1200 = (50, 25, 13, 7, 3, 3)
 MAPS_512, STEPS_512 = [64, 32, 16, 8, 4, 2, 1], [8, 16, 32, 64, 128, 256, 512]
 RATIOS = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
 VOC_300 = [30, 60, 111, 162, 213, 264, 315]
@@ -46,12 +48,24 @@ class Port:
     priors: Any
     background_last: bool = False
     box_first: bool = False
+    chosen: bool = False  # by the user, because its tensors are also another network's
+    maps: tuple[int, ...] = (38, 19, 10, 5, 3, 1)
 
 
 def mobile_priors() -> Any:
     sizes = [60, 105, 150, 195, 240, 285, 330]
     steps = [16, 32, 64, 100, 150, 300]
     return foreign.priors(sizes, [[2, 3]] * 6, [19, 10, 5, 3, 2, 1], steps, 300, clamp=True)
+
+
+def even_priors(sizes: list[float], maps: tuple[int, ...]) -> Any:
+    """Centres divide the input evenly; sizes are fractions of 300."""
+    found = []
+    for level, cells in enumerate(maps):
+        part = foreign.priors(sizes[level : level + 2], [RATIOS[level]], [cells], [1], 300, clamp=False)
+        part[:, :2] *= 300 / cells
+        found.append(part)
+    return torch.cat(found).clamp(0, 1)
 
 
 def vgg_priors(sizes: list[float], *, clamp: bool = True) -> Any:
@@ -108,6 +122,40 @@ PORTS = {
         lambda: vgg_priors(COCO_300),
         box_first=True,
     ),
+    "mlperf 300": Port(
+        "mlperf-ssd300",
+        "loc.5",
+        (more.mlperf_tensors, more.mlperf_forward),
+        4,
+        lambda: vgg_priors(COCO_300),
+        box_first=True,
+        chosen=True,
+    ),
+    "mlperf 1200": Port(
+        "mlperf-ssd1200",
+        "loc.5",
+        (more.mlperf_tensors, more.mlperf_forward),
+        4,
+        lambda: even_priors(COCO_300, MAPS_1200),
+        box_first=True,
+        chosen=True,
+        maps=MAPS_1200,
+    ),
+    "mmdetection lite": Port(
+        "mmdet-ssdlite",
+        "pointwise_conv",
+        (more.mmdet_lite_tensors, more.mmdet_lite_forward),
+        5,
+        lambda: foreign.priors(
+            [48, 100, 150, 202, 253, 304, 320],
+            [[2, 3]] * 6,
+            [20, 10, 5, 3, 2, 1],
+            [16, 32, 64, 107, 160, 320],
+            320,
+            clamp=False,
+        ),
+        background_last=True,
+    ),
 }
 
 
@@ -121,7 +169,7 @@ def by_cell(rows: Any, port: Port) -> Any:
     if not port.box_first:
         return rows
     parts, start = [], 0
-    for cells, boxes in zip(MAPS_300, foreign.NVIDIA_BOXES, strict=True):
+    for cells, boxes in zip(port.maps, foreign.NVIDIA_BOXES, strict=True):
         count = cells * cells * boxes
         part = rows[:, start : start + count]
         parts.append(part.reshape(len(part), boxes, cells * cells, -1).transpose(1, 2).reshape(len(part), count, -1))
@@ -135,8 +183,13 @@ def test_the_numbers_are_the_other_projects(name: str, tmp_path: Path) -> None:
     port = PORTS[name]
     tensors = port.made[0](port.outputs)
     path = saved(tmp_path / "some.pth", tensors)
-    row, evidence = recognised(path)  # type: ignore[misc]
-    assert (row.name, port.evidence in evidence) == (port.kind, True)
+    if port.chosen:
+        row = importer_row(port.kind)
+        with pytest.raises(OptionError, match=r"could be mlperf-ssd300 .* and mlperf-ssd1200 .*as=NAME"):
+            recognised(path)
+    else:
+        row, evidence = recognised(path)  # type: ignore[misc]
+        assert (row.name, port.evidence in evidence) == (port.kind, True)
     imported = row.read(path)
     network = imported.network
     assert network.spec.num_classes == port.outputs - 1 == len(imported.class_map)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from multibox.errors import ContractError
 from multibox.models.features import FeatureNetwork
@@ -49,6 +50,21 @@ class _Mean(nn.Module):
 class _Concat(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.cat(inputs, dim=1)
+
+
+class _Blocks(nn.Module):
+    """Blocks of places side by side, from `pad` places before the map's edge on; a block has its places' channels."""
+
+    def __init__(self, size: int, pad: int) -> None:
+        super().__init__()
+        self.size, self.pad = size, pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for places in x.shape[:1:-1]:
+            blocks = (places + 2 * self.pad - self.size) // self.size + 1
+            pads += [self.pad, blocks * self.size - places - self.pad]
+        return F.pixel_unshuffle(F.pad(x, pads), self.size)
 
 
 class _Scale(nn.Module):
@@ -103,6 +119,7 @@ OPERATIONS: dict[str, Callable[[Layer, Sequence[int]], tuple[nn.Module, int]]] =
     "max_pool": _pool,  # kernel, stride, pad; sizes are rounded up unless ceil is false
     "avg_pool": _pool,
     "add": lambda _, channels: (_Add(), channels[0]),
+    "blocks": lambda layer, channels: (_Blocks(layer["size"], layer["pad"]), channels[0] * layer["size"] ** 2),
     "concat": lambda _, channels: (_Concat(), sum(channels)),
 }
 

@@ -113,6 +113,14 @@ IMPORTERS: dict[str, ImporterRow] = {
         ImporterRow("chainercv", "an .npz file of ChainerCV's SSD300 or SSD512", f"{_HERE}.chainercv"),
         ImporterRow("nvidia-ssd300", "a state dict of NVIDIA's SSD300 on ResNet-50", f"{_HERE}.nvidia"),
         ImporterRow(
+            "mlperf-ssd300", "a state dict of MLPerf's SSD on ResNet-34, as it is trained at 300", f"{_HERE}.mlperf"
+        ),
+        ImporterRow("mlperf-ssd1200", "the same tensors, as they are run at 1200", f"{_HERE}.mlperf_1200"),
+        ImporterRow("mmdet-ssdlite", "a state dict of mmdetection's SSDLite320 on MobileNetV2", f"{_HERE}.mmdet_lite"),
+        ImporterRow(
+            "ssd-keras", "an .h5 file of ssd_keras, 300 or 512: weights or a whole model", f"{_HERE}.ssd_keras"
+        ),
+        ImporterRow(
             "vgg-ports",
             "a state dict of ssd.pytorch (amdegroot), SSD (lufficc) or mmdetection on VGG16, 300 or 512",
             f"{_HERE}.vgg",

@@ -91,10 +91,10 @@ class GraphWriter:
         self._taken[f"features.layers.{key_of(theirs)}"] = theirs
         return self._add(theirs, layer, [taken], layer["channels"])
 
-    def normed(self, conv: str, norm: str, *, act: str = "", **window: int) -> str:
+    def normed(self, conv: str, norm: str, *, act: str = "", eps: float = 1e-5, **window: int) -> str:
         """A convolution without bias, its batch normalisation, and perhaps a function of activation."""
         self.conv(conv, bias=False, **window)
-        self.norm(norm)
+        self.norm(norm, eps=eps)
         return self.plain(act, f"{norm}.{act}") if act else self.last
 
     def norm(self, theirs: str, *, eps: float = 1e-5) -> str:
@@ -116,6 +116,12 @@ class GraphWriter:
         inputs = of or (self.last,)
         channels = [self._channels[one] for one in inputs]
         return self._add(name, {"op": op, **more}, inputs, sum(channels) if op == "concat" else channels[0])
+
+    def blocks(self, name: str, tap: str, *, size: int, pad: int) -> str:
+        """The blocks of size × size places of a map, a place each, with the channels of all their places."""
+        self._layers.append({"name": name, "inputs": [tap], "op": "blocks", "size": size, "pad": pad})
+        self._channels[name] = self._channels[tap] * size**2
+        return name
 
     def pool(self, name: str, kernel: int, stride: int, pad: int = 0, *, ceil: bool) -> str:
         """Maximum pooling."""
