@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,6 +267,45 @@ def test_the_checkpoints_of_training(tmp_path: Path) -> None:
         assert all(torch.equal(found[key], value) for key, value in expected.items())
     with pytest.raises(ModelFileError, match="does not hold a state dict"):
         importer_row("pytorch-ssd").read(saved(tmp_path / "nothing.pth", {"epoch": 3}))
+
+
+class HistoryBuffer:
+    """As mmengine's: arrays, and its own methods by name, which a pickle holds as calls of `getattr`."""
+
+    def __init__(self) -> None:
+        self._log_history = np.arange(3.0)
+        self._statistics_methods = {"mean": self.mean}
+
+    def mean(self) -> float:
+        raise AssertionError("called")
+
+
+def test_a_checkpoint_of_mmengine_is_read_without_its_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = PORTS["mmdetection lite"].made[0](3)
+    module = types.ModuleType("mmengine.logging.history_buffer")
+    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    monkeypatch.setattr(HistoryBuffer, "__module__", module.__name__)
+    for name in ("mmengine", "mmengine.logging"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    content = {
+        "meta": {"epoch": 3, "dataset_meta": {"CLASSES": ("cat", "dog"), "palette": [(1, 2, 3)]}},
+        "state_dict": tensors,
+        "message_hub": {"log_scalars": {"loss": HistoryBuffer(), "lr": np.float64(0.1)}},
+    }
+    path = saved(tmp_path / "epoch_3.pth", content)
+    bomb = saved(tmp_path / "bomb.pth", {**content, "more": Bomb(tmp_path / "boom")})
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.delitem(sys.modules, name)
+    row, _ = recognised(path)  # type: ignore[misc]
+    imported = row.read(path)
+    assert imported.class_map.names == ("cat", "dog")
+    expected = open_model(saved(tmp_path / "plain.pth", tensors))[0].state_dict()
+    assert all(torch.equal(value, imported.network.state_dict()[key]) for key, value in expected.items())
+    assert recognised(bomb) is None
+    with pytest.raises(ModelFileError, match="not a plain file of tensors"):
+        row.read(bomb)
+    assert not (tmp_path / "boom").exists()
 
 
 def test_class_names_stand_beside_the_weights(tmp_path: Path) -> None:

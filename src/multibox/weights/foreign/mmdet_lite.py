@@ -9,7 +9,7 @@ from multibox.spec.anchors import AnchorSpec, ssd_anchors
 from multibox.spec.classes import COCO_CLASSES, ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import imagenet_preprocess
-from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
+from multibox.weights.foreign.state_dicts import read_state_dict, stored_classes, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.writer import GraphWriter
 
@@ -43,7 +43,11 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     )
     count = network.spec.num_classes
     coco = count == len(COCO_CLASSES)
-    names = class_map or ClassMap(COCO_CLASSES.names if coco else tuple(f"class {i}" for i in range(count)))
+    names = (
+        class_map
+        or stored_classes(path)
+        or ClassMap(COCO_CLASSES.names if coco else tuple(f"class {i}" for i in range(count)))
+    )
     if len(names) != count:
         raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
     return Imported(network, names, path.stem, f"mmdetection's SSDLite on MobileNetV2 from {path.name}")

@@ -18,7 +18,7 @@ from multibox.spec.anchors import AnchorSpec, Clip, ssd_anchors
 from multibox.spec.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
 from multibox.spec.postprocess import BoxClip, PostprocessSpec
 from multibox.spec.preprocess import Preprocess
-from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
+from multibox.weights.foreign.state_dicts import read_state_dict, stored_classes, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.writer import GraphWriter
 
@@ -121,7 +121,9 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
         postprocess=PostprocessSpec("softmax", nms_iou=0.45, top_k=200, clip=port.clip_boxes),
     )
     known = {len(VOC_CLASSES): VOC_CLASSES, len(COCO_CLASSES): ClassMap(COCO_CLASSES.names)}
-    names = class_map or known.get(classes) or ClassMap(tuple(f"class {i}" for i in range(classes)))
+    names = (
+        class_map or stored_classes(path) or known.get(classes) or ClassMap(tuple(f"class {i}" for i in range(classes)))
+    )
     if len(names) != classes:
         raise ContractError(f"{len(names)} class names for weights with {classes} classes (background not counted)")
     said = f"default boxes for {table.upper()} were taken, because the weights have {classes} classes"
