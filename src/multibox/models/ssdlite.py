@@ -53,7 +53,7 @@ def _ssdlite(
         anchors=tf_anchors(),
         preprocess=preprocess,
         postprocess=PostprocessSpec(
-            activation="sigmoid", score_threshold=0.01, nms_iou=0.6, top_k=None, max_detections=100, clip="before_nms"
+            activation="sigmoid", score_threshold=0.01, nms_iou=0.6, top_k=None, max_detections=100, clip="after_nms"
         ),
     )
     head = MultiboxHead(

@@ -65,12 +65,9 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     network.spec = replace(
         network.spec,
         preprocess=replace(network.spec.preprocess, size_hw=size_hw),
-        postprocess=replace(
-            network.spec.postprocess, clip="after_nms", nms_iou=round(overlaps[0], 6) if overlaps else 0.6
-        ),
+        postprocess=replace(network.spec.postprocess, nms_iou=round(overlaps[0], 6) if overlaps else 0.6),
     )
-    said = "boxes are cut at the border after suppression, as in the graph"
-    return Imported(network, classes, path.stem, f"TensorFlow frozen graph {path.name}", notes=(said,))
+    return Imported(network, classes, path.stem, f"TensorFlow frozen graph {path.name}")
 
 
 def read_constants(path: Path) -> tuple[Constants, dict[str, str]]:
