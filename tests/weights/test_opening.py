@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
@@ -75,6 +76,18 @@ def test_a_builder_gives_the_same_random_weights_each_time_and_leaves_torch_s_se
     assert card.class_map.names == ("class 0", "class 1", "class 2")
     assert card.source == "random weights"
     assert not first.training
+
+
+def test_import_tries_the_model_on_a_picture(
+    toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = said_by(["import", str(toy_folder)], capsys, monkeypatch)
+    assert (code, "try it: multibox predict PICTURE model=theirs.onnx" in said) == (0, True)
+    code, said = said_by(["import", str(toy_folder), f"picture={PICTURE}", "name=tried"], capsys, monkeypatch)
+    assert (code, "chelsea.png (451×300): " in said) == (0, True)
+    with Image.open("tried.png") as drawn:
+        assert drawn.size == (451, 300)
 
 
 @pytest.mark.slow

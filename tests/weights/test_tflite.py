@@ -170,6 +170,14 @@ def test_an_operator_that_is_not_known_is_named(tmp_path: Path, rgb: Any, monkey
         read(path)
 
 
+def test_a_file_of_neither_kind_is_refused_with_what_to_do(tmp_path: Path, rgb: Any) -> None:
+    path = small_ssd(schema, tmp_path / "small.tflite", rgb, postprocess=OPTIONS)
+    path.write_bytes(path.read_bytes().replace(b"TFLite_Detection_PostProcess", b"TFLite_Detection_PostProcesX"))
+    assert recognised(path) is None
+    with pytest.raises(ModelFileError, match="a file without multibox metadata"):
+        Detector(path)
+
+
 @pytest.mark.slow
 def test_a_real_file_gives_what_its_runtime_gives(tmp_path: Path) -> None:
     given = os.environ.get("MULTIBOX_OBJECTRON", "")

@@ -29,8 +29,17 @@ EARLIER_NAMES = {"ssdlite300-coco": "tfjs"}  # of a kind of weights, for `as`
     "--names", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one a line, without background."
 )
 @click.option("--onnx/--no-onnx", default=True, help="Write an .onnx file too.")
+@click.option(
+    "--picture", metavar="FILE", type=click.Path(path_type=Path), help="Try the model on it, and write what it finds."
+)
 def command(
-    words: tuple[str, ...], kind: str | None, output: Path, name: str | None, names: Path | None, onnx: bool
+    words: tuple[str, ...],
+    kind: str | None,
+    output: Path,
+    name: str | None,
+    names: Path | None,
+    onnx: bool,
+    picture: Path | None,
 ) -> None:
     """Convert the foreign weights in FILE (of some kinds a folder) into multibox model files.
 
@@ -69,6 +78,21 @@ def command(
 
         export_onnx(imported.network, card, output / f"{stem}.onnx")
         click.echo(output / f"{stem}.onnx")
+    written = output / f"{stem}{'.onnx' if onnx else '.safetensors'}"
+    if picture is None:
+        click.echo(f"try it: multibox predict PICTURE model={written}", err=True)
+    else:
+        _try(written, picture, output / f"{stem}.png")
+
+
+def _try(model: Path, picture: Path, drawn: Path) -> None:
+    """Runs the written model on a picture, and draws what it finds."""
+    from multibox.inference import Detector
+
+    found = Detector(model)(picture)
+    click.echo(one_line(str(found)), err=True)
+    found.plot(picture).save(drawn)
+    click.echo(drawn)
 
 
 def _unknown(source: Path) -> ModelFileError:

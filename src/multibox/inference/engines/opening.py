@@ -61,9 +61,9 @@ def _foreign(model: str | Path) -> bool:
         return False
     if find_spec("torch") is None:
         return False
-    from multibox.weights.foreign.table import recognised
+    from multibox.inference.engines.torch import is_foreign
 
-    return recognised(path) is not None
+    return is_foreign(path)
 
 
 def model_card(model: str | Path, builder_arguments: Mapping[str, Any] | None = None) -> ModelCard:

@@ -117,6 +117,13 @@ class EagerEngine(TorchEngine):
         super().__init__(network.to(memory_format=torch.channels_last), card, device=device, threads=threads)
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether an importer knows a file."""
+    from multibox.weights.foreign.table import recognised
+
+    return recognised(path) is not None
+
+
 def open_network(
     model: str | Path, *, device: str, threads: int | None, builder_arguments: Mapping[str, Any]
 ) -> TorchEngine:

@@ -21,6 +21,7 @@ from multibox.spec.classes import VOC_CLASSES, ClassMap
 from multibox.spec.preprocess import ColourOrder, Preprocess
 from multibox.weights.foreign.caffe_graph import CaffeSsd, describe
 from multibox.weights.foreign.caffe_layers import number
+from multibox.weights.foreign.names import class_names
 from multibox.weights.foreign.protobuf import Text, floats, integers, parse_text, read_wire
 from multibox.weights.foreign.table import Imported
 
@@ -86,11 +87,8 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     preprocess, said = _preprocess(text, ssd, family)
     network = create_model("graph_ssd", **ssd.arguments, preprocess=preprocess.to_dict())
     _fill(network, ssd, read_blobs(caffemodel), caffemodel)
-    count = network.spec.num_classes
-    known = family is not None and len(family.classes) == count
-    names = class_map or ClassMap(family.classes if known else tuple(f"class {i}" for i in range(count)))  # type: ignore[union-attr]
-    if len(names) != count:
-        raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
+    known = None if family is None else ClassMap(family.classes)
+    names = class_names(network.spec.num_classes, class_map, known)
     title = "a Caffe SSD" if family is None else family.title
     source = f"{title} from {prototxt.name} and {caffemodel.name}"
     return Imported(network.eval(), names, caffemodel.stem, source, notes=(*ssd.notes, said))

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multibox.errors import ContractError, ModelFileError
+from multibox.errors import ModelFileError
 from multibox.spec.classes import VOC_CLASSES, ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import Preprocess
+from multibox.weights.foreign.names import class_names
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.vgg import CONVOLUTIONS, FC6, FC7, VggNames, vgg_anchors, write_vgg
 from multibox.weights.foreign.writer import GraphWriter
@@ -59,11 +60,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
         preprocess=Preprocess((side, side), mean=NAMES.mean),
         postprocess=PostprocessSpec("softmax", nms_iou=0.45, top_k=None, clip="after_nms"),
     )
-    count = network.spec.num_classes
-    voc = count == len(VOC_CLASSES)
-    names = class_map or ClassMap(VOC_CLASSES.names if voc else tuple(f"class {i}" for i in range(count)))
-    if len(names) != count:
-        raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
+    names = class_names(network.spec.num_classes, class_map, VOC_CLASSES)
     said = "default boxes for VOC were taken, the only ones that ChainerCV has"
     return Imported(network, names, path.stem, f"{NAMES.title} from {path.name}", notes=(said,))
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from multibox.errors import ContractError
-from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.spec.classes import ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import imagenet_preprocess
+from multibox.weights.foreign.names import COCO_IN_ORDER, class_names
 from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.vgg import vgg_anchors
@@ -64,11 +64,7 @@ def read_at(path: Path, class_map: ClassMap | None, *, side: Literal[300, 1200])
         preprocess=imagenet_preprocess((side, side), rounding=True),
         postprocess=PostprocessSpec("softmax", score_threshold=0.05, nms_iou=0.5, top_k=200, clip="after_nms"),
     )
-    count = network.spec.num_classes
-    coco = count == len(COCO_CLASSES)
-    names = class_map or ClassMap(COCO_CLASSES.names if coco else tuple(f"class {i}" for i in range(count)))
-    if len(names) != count:
-        raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
+    names = class_names(network.spec.num_classes, class_map, COCO_IN_ORDER)
     said = f"its strides are those of {side}×{side}, as was asked for: no file says them"
     return Imported(network, names, path.stem, f"{TITLE} from {path.name}", notes=(said,))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multibox.errors import ContractError
 from multibox.spec.anchors import AnchorSpec, ssd_anchors
-from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.spec.classes import ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import imagenet_preprocess
+from multibox.weights.foreign.names import COCO_IN_ORDER, class_names
 from multibox.weights.foreign.state_dicts import read_state_dict, stored_classes, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.writer import GraphWriter
@@ -41,15 +41,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
         preprocess=imagenet_preprocess((SIZE, SIZE), rounding=True),
         postprocess=PostprocessSpec("softmax", score_threshold=0.02, nms_iou=0.45, top_k=1000, clip="before_nms"),
     )
-    count = network.spec.num_classes
-    coco = count == len(COCO_CLASSES)
-    names = (
-        class_map
-        or stored_classes(path)
-        or ClassMap(COCO_CLASSES.names if coco else tuple(f"class {i}" for i in range(count)))
-    )
-    if len(names) != count:
-        raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
+    names = class_names(network.spec.num_classes, class_map, stored_classes(path), COCO_IN_ORDER)
     return Imported(network, names, path.stem, f"mmdetection's SSDLite on MobileNetV2 from {path.name}")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multibox.errors import ContractError
-from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.spec.classes import ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import imagenet_preprocess
+from multibox.weights.foreign.names import COCO_IN_ORDER, class_names
 from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.vgg import vgg_anchors
@@ -37,11 +37,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
         preprocess=imagenet_preprocess((SIZE, SIZE), rounding=True),
         postprocess=PostprocessSpec("softmax", score_threshold=0.05, nms_iou=0.5, top_k=200, clip="after_nms"),
     )
-    count = network.spec.num_classes
-    coco = count == len(COCO_CLASSES)
-    names = class_map or ClassMap(COCO_CLASSES.names if coco else tuple(f"class {i}" for i in range(count)))
-    if len(names) != count:
-        raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
+    names = class_names(network.spec.num_classes, class_map, COCO_IN_ORDER)
     said = "pictures are prepared with ImageNet's mean and deviation, as for its validation"
     return Imported(network, names, path.stem, f"NVIDIA's SSD300 on ResNet-50 from {path.name}", notes=(said,))
 

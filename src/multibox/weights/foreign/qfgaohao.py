@@ -14,6 +14,7 @@ from multibox.spec.anchors import AnchorSpec, ssd_anchors
 from multibox.spec.classes import VOC_CLASSES, ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import Preprocess
+from multibox.weights.foreign.names import class_names
 from multibox.weights.foreign.state_dicts import Tensors, read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.vgg import VggNames, vgg_anchors, write_vgg
@@ -77,8 +78,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     )
     count = network.spec.num_classes
     names, said = _classes(path.with_name(LABELS), count) if class_map is None else (class_map, "")
-    if len(names) != count:
-        raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
+    names = class_names(count, names)
     notes = [text for text in (said, f"an input of {SIZE} × {SIZE} was taken, which the file does not say") if text]
     return Imported(network, names, path.stem, f"pytorch-ssd's {variant} from {path.name}", notes=tuple(notes))
 

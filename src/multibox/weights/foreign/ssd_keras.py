@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multibox.errors import ContractError, ModelFileError
+from multibox.errors import ModelFileError
 from multibox.models.vgg import ScaleTable
 from multibox.quiet import import_quietly
-from multibox.spec.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
+from multibox.spec.classes import VOC_CLASSES, ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import Preprocess
 from multibox.weights.foreign.chainercv import BLOCKS
+from multibox.weights.foreign.names import COCO_IN_ORDER, class_names
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.vgg import CONVOLUTIONS, FC6, FC7, VggNames, vgg_anchors, write_vgg
 from multibox.weights.foreign.writer import GraphWriter
@@ -59,10 +60,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
         preprocess=Preprocess((side, side), mean=NAMES.mean, rounding=True),
         postprocess=PostprocessSpec("softmax", nms_iou=0.45, top_k=400, clip="after_nms"),
     )
-    known = {len(VOC_CLASSES): VOC_CLASSES, len(COCO_CLASSES): ClassMap(COCO_CLASSES.names)}
-    names = class_map or known.get(classes) or ClassMap(tuple(f"class {i}" for i in range(classes)))
-    if len(names) != classes:
-        raise ContractError(f"{len(names)} class names for weights with {classes} classes (background not counted)")
+    names = class_names(classes, class_map, VOC_CLASSES, COCO_IN_ORDER)
     said = f"default boxes for {table.upper()} were taken, because the weights have {classes} classes"
     return Imported(network, names, path.stem, f"ssd_keras from {path.name}", notes=(said,))
 

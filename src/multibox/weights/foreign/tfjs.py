@@ -129,7 +129,7 @@ def _dequantised(values: NDArray[Any], entry: Mapping[str, Any]) -> NDArray[Any]
     kind, rule = np.dtype(STORED[entry["dtype"]]), entry.get("quantization") or {}
     if "scale" not in rule:
         return values.astype(kind)
-    real = values.astype(np.float64) * rule["scale"] + rule["min"]
+    real: NDArray[Any] = values.astype(np.float64) * rule["scale"] + rule["min"]
     return (np.floor(real + 0.5) if kind.kind == "i" else real).astype(kind)
 
 

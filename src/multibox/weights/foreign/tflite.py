@@ -198,13 +198,14 @@ class _Walk:
         Raises:
             ContractError: operators that are not known here, or heads that read different maps.
         """
-        branches = []
+        branches: list[tuple[int, list[int], list[int]]] = []
         for boxes, scores in heads:
             chains = self._chain(boxes), self._chain(scores)
             tap = next((place for place in chains[0] if place in chains[1]), None)
             if tap is None or not chains[0].index(tap) or not chains[1].index(tap):
                 raise ContractError("its heads are not convolutions of the same maps")
-            branches.append((tap, *(chain[: chain.index(tap)][::-1] for chain in chains)))
+            boxes_chain, scores_chain = (chain[: chain.index(tap)][::-1] for chain in chains)
+            branches.append((tap, boxes_chain, scores_chain))
         outputs = self._features([tap for tap, _, _ in branches])
         for tap, boxes_chain, scores_chain in branches:
             offsets = self._branch(boxes_chain, 4, XYWH_OF_YXHW)
@@ -234,8 +235,7 @@ class _Walk:
             if one.kind in CONVOLUTIONS:
                 name = f"{one.kind.lower()}_{number}"
                 self._load(name, one)
-                window = self._window(one)
-                self.writer.conv(name, same=window.pop("same"), **window)
+                self.writer.conv(name, **self._window(one))
             elif one.kind == "ADD" and len(taken) == 2:
                 self.writer.plain("add", f"add_{number}", *taken)
             elif one.kind in ("RELU", "RELU6"):

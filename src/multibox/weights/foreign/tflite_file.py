@@ -141,11 +141,11 @@ def _numbers(tensor: Any, data: Any, rule: Quantised | None) -> NDArray[Any]:
     stored = np.frombuffer(bytes(bytearray(data)), DTYPES[tensor.type]).reshape(shape)
     if rule is None:
         return stored.astype(np.float32) if stored.dtype.kind == "f" else stored
-    if len(rule.scale) == 1:
-        return ((stored - rule.zero_point[0]) * rule.scale[0]).astype(np.float32)
     along = [1] * stored.ndim
-    along[rule.axis] = -1
-    return ((stored - rule.zero_point.reshape(along)) * rule.scale.reshape(along)).astype(np.float32)
+    if len(rule.scale) > 1:
+        along[rule.axis] = -1
+    real: NDArray[Any] = (stored - rule.zero_point.reshape(along)) * rule.scale.reshape(along)
+    return real.astype(np.float32)
 
 
 def _labels(content: bytes) -> tuple[str, ...]:

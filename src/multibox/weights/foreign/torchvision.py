@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from multibox.errors import ContractError
 from multibox.models.network import DetectionNetwork
 from multibox.models.registry import create_model
-from multibox.spec.classes import COCO_CLASSES, ClassMap
+from multibox.spec.classes import ClassMap
+from multibox.weights.foreign.names import COCO_WITH_UNUSED, class_names
 from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
 
-__all__ = ["default_classes", "import_ssd300_vgg16", "read", "recognise"]
+__all__ = ["import_ssd300_vgg16", "read", "recognise"]
 
 # torchvision's mean of [0, 1] values, in 0 … 255; its deviation of 1/255 makes the scale 1.
 MEAN_RGB = tuple(255 * value for value in (0.48235, 0.45882, 0.40784))
 FIRST_BOXES_PER_CELL = 4
 EVIDENCE = ("backbone.scale_weight", "head.classification_head.module_list.0.bias")
-COCO_OUTPUTS = 91  # background and ids 1 … 90, ten of which have no name
 
 _CONVS_TO_CONV4_3 = {
     0: "1_1",
@@ -94,9 +93,7 @@ def import_ssd300_vgg16(
     if first is None:
         raise ContractError("the state dict has no classification head; it is not torchvision's ssd300_vgg16")
     classes = first.shape[0] // FIRST_BOXES_PER_CELL - 1
-    names = class_map or default_classes(classes)
-    if len(names) != classes:
-        raise ContractError(f"{len(names)} class names for weights with {classes} classes (background not counted)")
+    names = class_names(classes, class_map, COCO_WITH_UNUSED)
     detector = create_model(
         "ssd300_vgg16", num_classes=classes, scales="coco", clip="wh", mean=list(MEAN_RGB), clip_boxes="before_nms"
     )
@@ -105,11 +102,3 @@ def import_ssd300_vgg16(
     except RuntimeError as error:
         raise ContractError(f"the state dict does not fit ssd300_vgg16: {error}") from None
     return detector.eval(), names
-
-
-def default_classes(count: int) -> ClassMap:
-    """COCO's for 90 classes, ids without a name included; made-up names for any other number."""
-    if count == COCO_OUTPUTS - 1:
-        known: dict[int, Any] = dict(zip(COCO_CLASSES.ids, COCO_CLASSES.names, strict=True))
-        return ClassMap.from_ids({i: known.get(i, f"unused {i}") for i in range(1, COCO_OUTPUTS)})
-    return ClassMap(tuple(f"class {i}" for i in range(count)))

@@ -15,9 +15,9 @@ from multibox.spec.anchors import ssd_anchors
 from multibox.spec.classes import ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import Preprocess
+from multibox.weights.foreign.names import COCO_WITH_UNUSED, class_names
 from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
-from multibox.weights.foreign.torchvision import default_classes
 from multibox.weights.foreign.traced import trace
 from multibox.weights.foreign.writer import GraphWriter
 
@@ -55,10 +55,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
         preprocess=Preprocess((SIZE, SIZE), mean=(127.5,) * 3, scale=(1 / 127.5,) * 3),
         postprocess=PostprocessSpec("softmax", score_threshold=0.001, nms_iou=0.55, top_k=300, max_detections=300),
     )
-    names = class_map or default_classes(network.spec.num_classes)
-    if len(names) != network.spec.num_classes:
-        count = network.spec.num_classes
-        raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
+    names = class_names(network.spec.num_classes, class_map, COCO_WITH_UNUSED)
     return Imported(network, names, path.stem, f"{title} state dict {path.name}")
 
 

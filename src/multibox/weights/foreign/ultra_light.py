@@ -12,6 +12,7 @@ from multibox.spec.anchors import AnchorSpec
 from multibox.spec.classes import ClassMap
 from multibox.spec.postprocess import PostprocessSpec
 from multibox.spec.preprocess import Preprocess
+from multibox.weights.foreign.names import class_names
 from multibox.weights.foreign.state_dicts import read_state_dict, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.writer import GraphWriter
@@ -62,10 +63,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
         preprocess=Preprocess(SIZE_HW, mean=(127.0,) * 3, scale=(1 / 128,) * 3, rounding=True),
         postprocess=POSTPROCESS,
     )
-    count = network.spec.num_classes
-    names = class_map or ClassMap(("face",) if count == 1 else tuple(f"class {i}" for i in range(count)))
-    if len(names) != count:
-        raise ContractError(f"{len(names)} class names for weights with {count} classes (background not counted)")
+    names = class_names(network.spec.num_classes, class_map, ClassMap(("face",)))
     said = f"an input of {SIZE_HW[0]} × {SIZE_HW[1]} (height × width) was taken, which the file does not say"
     return Imported(network, names, path.stem, f"Ultra-Light face detector {variant} from {path.name}", notes=(said,))
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from multibox.errors import ContractError
 from multibox.models.vgg import RATIOS_300, RATIOS_512, SCALES_300, SCALES_512, STEPS_300, STEPS_512, ScaleTable
 from multibox.spec.anchors import AnchorSpec, Clip, ssd_anchors
-from multibox.spec.classes import COCO_CLASSES, VOC_CLASSES, ClassMap
+from multibox.spec.classes import VOC_CLASSES, ClassMap
 from multibox.spec.postprocess import BoxClip, PostprocessSpec
 from multibox.spec.preprocess import Preprocess
+from multibox.weights.foreign.names import COCO_IN_ORDER, class_names
 from multibox.weights.foreign.state_dicts import read_state_dict, stored_classes, tensors_of
 from multibox.weights.foreign.table import Imported
 from multibox.weights.foreign.writer import GraphWriter
@@ -120,12 +121,7 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
         preprocess=Preprocess((side, side), mean=port.mean, rounding=True),
         postprocess=PostprocessSpec("softmax", nms_iou=0.45, top_k=200, clip=port.clip_boxes),
     )
-    known = {len(VOC_CLASSES): VOC_CLASSES, len(COCO_CLASSES): ClassMap(COCO_CLASSES.names)}
-    names = (
-        class_map or stored_classes(path) or known.get(classes) or ClassMap(tuple(f"class {i}" for i in range(classes)))
-    )
-    if len(names) != classes:
-        raise ContractError(f"{len(names)} class names for weights with {classes} classes (background not counted)")
+    names = class_names(classes, class_map, stored_classes(path), VOC_CLASSES, COCO_IN_ORDER)
     said = f"default boxes for {table.upper()} were taken, because the weights have {classes} classes"
     return Imported(network, names, path.stem, f"{port.title} from {path.name}", notes=(said,))
 

@@ -45,9 +45,7 @@ class GraphWriter:
             raise ContractError(f"the file has no tensor {name!r}, so it is not {self._title}")
         return self._tensors[name]
 
-    def _conv(
-        self, theirs: str, channels: int, *, bias: bool = True, same: bool = False, **window: int
-    ) -> dict[str, Any]:
+    def _conv(self, theirs: str, channels: int, *, bias: bool = True, **window: int) -> dict[str, Any]:
         weight = self._tensor(f"{theirs}.weight")
         if (
             weight.dim() != 4
@@ -56,6 +54,7 @@ class GraphWriter:
             or weight.shape[0] % (channels // weight.shape[1])
         ):
             raise ContractError(f"{theirs}.weight is {list(weight.shape)}, which takes no {channels} channels")
+        same = bool(window.pop("same", False))
         sides = {name: [value, value] for name, value in window.items()}
         return {
             "op": "conv",
@@ -77,17 +76,12 @@ class GraphWriter:
         self.last = name
         return name
 
-    def conv(self, theirs: str, *, bias: bool = True, same: bool = False, **window: int) -> str:
-        """A convolution; `window` has stride, pad and dilation where they are not 1, 0 and 1.
-
-        Args:
-            theirs: prefix of its tensors.
-            bias: whether it has one.
-            same: padded as TensorFlow does, in place of a pad.
-            window: the same for height and width.
+    def conv(self, theirs: str, *, bias: bool = True, **window: int) -> str:
+        """A convolution; `window` has stride, pad and dilation where they are not 1, 0 and 1, for height and width; or
+        `same`, for TensorFlow's padding in place of a pad.
         """
         taken = self.last
-        layer = self._conv(theirs, self._channels[taken], bias=bias, same=same, **window)
+        layer = self._conv(theirs, self._channels[taken], bias=bias, **window)
         self._taken[f"features.layers.{key_of(theirs)}"] = theirs
         return self._add(theirs, layer, [taken], layer["channels"])
 
