@@ -38,6 +38,7 @@ DEFAULT_BOXES = {
     "ssdlite300_mobilenetv2": 1917,
     "ssd300_resnet34": 8762,
     "ssd300_resnet50": 8762,
+    "ssd512_resnet34": 24560,
     "ssd512_resnet50": 24560,
     "ssd_backbone": 2432,
     "ssdlite320_mobilenetv3_large": 2432,
@@ -53,7 +54,7 @@ RATES = {
 }
 LARGER = (  # the layers of another one at another size, or more of them
     *("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16"),
-    *("ssdlite320_efficientnet_lite1", "ssdlite320_efficientnet_lite2", "ssd300_resnet50", "ssd512_resnet50"),
+    *("ssdlite320_efficientnet_lite1", "ssdlite320_efficientnet_lite2", "ssd300_resnet50", "ssd512_resnet34", "ssd512_resnet50"),
 )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "BackboneFeatures",
     "ssd300_resnet34",
     "ssd300_resnet50",
+    "ssd512_resnet34",
     "ssd512_resnet50",
     "ssd_backbone",
     "ssdlite320_mobilenetv3_large",
@@ -251,6 +252,12 @@ def ssd300_resnet34(*, num_classes: int = 20, size_hw: tuple[int, int] = (300, 3
 def ssd300_resnet50(*, num_classes: int = 20, size_hw: tuple[int, int] = (300, 300)) -> DetectionNetwork:
     """SSD300 on ResNet-50. Arguments as for `ssd300_resnet34`."""
     return _on_resnet("resnet50", num_classes, size_hw, levels=6)
+
+
+@register_model
+def ssd512_resnet34(*, num_classes: int = 20, size_hw: tuple[int, int] = (512, 512)) -> DetectionNetwork:
+    """SSD512 on ResNet-34: 64×64 … 2×2 maps. Arguments as for `ssd300_resnet34`."""
+    return _on_resnet("resnet34", num_classes, size_hw, levels=6)
 
 
 @register_model
