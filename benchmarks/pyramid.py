@@ -27,6 +27,7 @@ DATA: dict[str, tuple[str, dict[str, Any], str]] = {  # folder, options of train
     "bccd": ("bccd", {"split": "train,val", "val_split": "none"}, "test"),
     "voc": ("voc_sample", {"split": "train", "val_split": "none"}, "val"),
 }
+GAINS = ("ap", "ap75", "ap_small")
 BUILDERS = {
     "ssdlite": ("ssdlite300_mobilenetv2", {}),
     **{f"bpn{stages}": ("bpn300_mobilenetv2", {"stages": stages}) for stages in (1, 2, 3)},
@@ -73,11 +74,9 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
 
 def gain(name: str, variant: str, seed: int, before: EvaluationSet, after: EvaluationSet) -> str:
     """What a variant has more than the first one, measured on the same pictures."""
-    difference = compare(before, after, metrics=("ap",))["ap"]
-    return (
-        f"{name}, seed {seed}: {variant} gains {difference.difference:+.4f} AP "
-        f"({difference.low:+.4f} … {difference.high:+.4f})"
-    )
+    found = compare(before, after, metrics=GAINS)
+    parts = (f"{found[m].difference:+.4f} {m} ({found[m].low:+.4f} … {found[m].high:+.4f})" for m in GAINS)
+    return f"{name}, seed {seed}: {variant} gains {', '.join(parts)}"
 
 
 def main() -> None:
