@@ -20,6 +20,7 @@ from multibox.inference import Detector
 from multibox.spec.classes import ClassMap
 from multibox.weights.foreign.table import recognised
 from multibox.weights.foreign.tflite import read
+from multibox.weights.foreign.tflite_file import _numbers, _quantised
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LABELS = 184  # bytes of names before the model in MediaPipe's packed file
@@ -129,6 +130,17 @@ def test_default_boxes_are_the_stored_ones(tmp_path: Path, rgb: Any) -> None:
     # The boxes are drawn last, after the weights, so only their form is known here.
     assert ours.shape == default_boxes(rng).shape
     assert ours[:3, :2] == pytest.approx(np.full((3, 2), 0.5 / 16), abs=1e-6)
+
+
+def test_each_output_of_a_kernel_may_have_its_own_scale() -> None:
+    tensor = schema.TensorT()
+    tensor.shape, tensor.type = [2, 1, 1, 3], schema.TensorType.INT8
+    tensor.quantization = schema.QuantizationParametersT()
+    tensor.quantization.scale, tensor.quantization.zeroPoint = [0.5, 0.25], [0, 3]
+    tensor.quantization.quantizedDimension = 0
+    stored = np.array([[-2, 0, 4], [3, 4, 127]], np.int8)
+    found = _numbers(tensor, stored.tobytes(), _quantised(tensor))
+    assert found[:, 0, 0].tolist() == [[-1, 0, 2], [0, 0.25, 31]]
 
 
 def test_labels_that_are_packed_behind_the_model_are_taken(tmp_path: Path, rgb: Any) -> None:
