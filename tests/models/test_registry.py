@@ -54,7 +54,13 @@ RATES = {
 }
 LARGER = (  # the layers of another one at another size, or more of them
     *("ssd512_vgg16", "bpn512_vgg16", "refinedet512_vgg16"),
-    *("ssdlite320_efficientnet_lite1", "ssdlite320_efficientnet_lite2", "ssd300_resnet50", "ssd512_resnet34", "ssd512_resnet50"),
+    *(
+        "ssdlite320_efficientnet_lite1",
+        "ssdlite320_efficientnet_lite2",
+        "ssd300_resnet50",
+        "ssd512_resnet34",
+        "ssd512_resnet50",
+    ),
 )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from multibox.errors import ContractError
 from multibox.models.ssdlite import mobilenet_preprocess
+from multibox.spec.card import METADATA_KEY
 from multibox.spec.classes import COCO_CLASSES, ClassMap
 from multibox.spec.postprocess import DEFAULT_VARIANCES, PostprocessSpec, Variances
 from multibox.spec.preprocess import Preprocess
@@ -40,8 +41,12 @@ def recognise(path: Path) -> str | None:
     if path.suffix.lower() != ".tflite" or not path.is_file():
         return None
     content = path.read_bytes()
+    if (
+        content[4:8] != IDENTIFIER or METADATA_KEY.encode() in content
+    ):  # of this package, which keeps no weights to train
+        return None
     mark = next((mark for mark in MARKS if mark in content), None)
-    return None if mark is None or content[4:8] != IDENTIFIER else f"{mark.decode()} in a TensorFlow Lite file"
+    return None if mark is None else f"{mark.decode()} in a TensorFlow Lite file"
 
 
 def read(path: Path, class_map: ClassMap | None = None) -> Imported:
@@ -49,7 +54,10 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
     file = read_tflite(path)
     walk = _Walk(file)
     boxes_out, scores_out, anchors, options = _ends(file)
-    heads = list(zip(walk.sources(boxes_out), walk.sources(scores_out), strict=False))
+    boxes, scores = (list(walk.sources(place)) for place in (boxes_out, scores_out))
+    if len(boxes) != len(scores):
+        raise ContractError(f"{path.name} has {len(boxes)} heads of boxes and {len(scores)} of scores")
+    heads = list(zip(boxes, scores, strict=True))
     columns = _columns(file, heads)
     softmax = walk.passes(scores_out, "SOFTMAX")
     classes = _classes(file, class_map, columns - 1)
@@ -63,19 +71,18 @@ def read(path: Path, class_map: ClassMap | None = None) -> Imported:
         postprocess=_postprocess(options, "softmax" if softmax else "sigmoid"),
         variances=_variances(options),
     )
-    step = 0.0
     if anchors is None:
-        rule, how = next(iter(tf_rules().values())), "the file has no default boxes: the API's own were taken"
-        if list(rule.boxes_per_cell) != counts:
-            raise ContractError(f"{path.name} has no default boxes, and the API's own rule does not give {counts}")
-        settle_anchors(network, [rule])
-        notes.append(how)
+        settle_anchors(network, tf_rules().values())
+        notes.append("the file has no default boxes: the API's own were taken")
     else:
         scale = file.quantised[anchors]
-        step = 0.0 if scale is None else float(scale.scale[0])
         y, x, h, w = file.constants[anchors].reshape(-1, 4).astype(np.float64).T
         stored = np.stack([y - h / 2, x - w / 2, y + h / 2, x + w / 2], axis=1)
-        settle_anchors(network, tf_rules().values(), stored, tolerance=max(1e-6, step))
+        within = 1e-6 if scale is None else float(scale.scale[0])
+        settle_anchors(network, tf_rules().values(), stored, tolerance=within)
+    rows = int(np.prod(file.shapes[boxes_out])) // 4
+    if len(network.anchors_cxcywh()) != rows:
+        raise ContractError(f"{path.name} gives {rows} boxes, not the {len(network.anchors_cxcywh())} of its maps")
     if any(file.quantised[place] for place in file.inputs):
         notes.append("its integers were read as numbers: scores differ from the file's own by its steps")
     return Imported(network, classes, path.stem, f"TensorFlow Lite file {path.name}", notes=tuple(notes))
