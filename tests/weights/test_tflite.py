@@ -79,6 +79,11 @@ def test_raw_outputs_are_the_runtime_s(tmp_path: Path, rgb: Any, monkeypatch: py
     assert logits == pytest.approx(scores[:, 1:], abs=1e-5)
 
 
+def test_default_boxes_that_no_rule_gives_are_not_guessed(tmp_path: Path, rgb: Any) -> None:
+    with pytest.raises(ContractError, match=r"holds no default boxes, and no rule is known for \(3, 6\) of them"):
+        read(small_ssd(schema, tmp_path / "small.tflite", rgb))
+
+
 def _spec() -> Any:
     from multibox.spec.anchors import AnchorSpec
 

@@ -154,12 +154,12 @@ def settle_anchors(
             network.spec = replace(network.spec, anchors=rule)
             if stored_yxyx is None or anchors_difference(network, stored_yxyx) <= tolerance:
                 return
-    if stored_yxyx is not None:
-        counts = network.spec.anchors.boxes_per_cell
-        network.spec = replace(network.spec, anchors=_first_cells(stored_yxyx, cells, counts, network))
-        if anchors_difference(network, stored_yxyx) <= tolerance:
-            return
-    raise ContractError("its default boxes are not the same ones at every cell of a map")
+    counts = network.spec.anchors.boxes_per_cell
+    if stored_yxyx is None:
+        raise ContractError(f"the file holds no default boxes, and no rule is known for {counts} of them at a cell")
+    network.spec = replace(network.spec, anchors=_first_cells(stored_yxyx, cells, counts, network))
+    if anchors_difference(network, stored_yxyx) > tolerance:
+        raise ContractError("its default boxes are not the same ones at every cell of a map")
 
 
 def _first_cells(
