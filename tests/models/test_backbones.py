@@ -101,3 +101,8 @@ def test_a_state_dict_of_torchvision_is_the_start(tmp_path) -> None:
     assert start.table[0].fate == "from resnet18.pth"
     with pytest.raises(OptionError, match=r"its layers are not those of ssd300_resnet50 \(trunk\."):
         start_from("ssd300_resnet50", ClassMap(("a",)), backbone=str(path))
+
+
+def test_an_argument_of_a_builder_may_be_called_as_one_of_ours() -> None:
+    with pytest.raises(OptionError, match="has no argument 'name'"):
+        create_model("ssd_backbone", name="resnet18")

@@ -71,7 +71,7 @@ def arguments_of(name: str) -> list[str]:
     return list(inspect.signature(builders[name]).parameters)
 
 
-def create_model(name: str, **arguments: Any) -> DetectionNetwork:
+def create_model(name: str, /, **arguments: Any) -> DetectionNetwork:
     """Build a detector with random weights.
 
     Args:
