@@ -44,18 +44,15 @@ CONV6 = (Extra(256, 512, stride=2, padding=1),)
 NORMS = (10.0, 8.0)  # initial factors of the L2 normalisations
 
 
-def _anchors(sizes: Sequence[float], ratios: Sequence[float], *, between: bool = False) -> AnchorSpec:
-    """At each cell of a level a square, then two boxes of its area for each ratio; even division, no clipping.
-
-    With `between`, last comes the square whose side is the geometric mean of this level's and the next one's.
-    """
+def _anchors(sizes: Sequence[float], ratios: Sequence[float]) -> AnchorSpec:
+    """At each cell of a level a square, then two boxes of its area for each ratio; even division, no clipping."""
     roots = [math.sqrt(ratio) for ratio in ratios]
-    levels = []
-    for size, following in zip(sizes, [*sizes[1:], 1.0], strict=True):
-        shapes = [(size, size), *(pair for r in roots for pair in ((size * r, size / r), (size / r, size * r)))]
-        side = math.sqrt(size * following)
-        levels.append((*shapes, (side, side)) if between else tuple(shapes))
-    return AnchorSpec(tuple(levels))
+    return AnchorSpec(
+        tuple(
+            ((size, size), *(pair for r in roots for pair in ((size * r, size / r), (size / r, size * r))))
+            for size in sizes
+        )
+    )
 
 
 def _cascade(
@@ -176,7 +173,6 @@ def bpn300_mobilenetv2(
     width: int = SEPARABLE_WIDTH,
     sizes: Sequence[float] = SIZES_320,
     ratios: Sequence[float] = RATIOS,
-    between: bool = False,
 ) -> DetectionNetwork:
     """The bidirectional pyramid on MobileNetV2: three stages on 38×38 … 5×5 maps, 5790 default boxes, sigmoid scores.
 
@@ -191,7 +187,6 @@ def bpn300_mobilenetv2(
         width: channels of the pyramid.
         sizes: side of the square default box of each level, as a part of the shorter side of the input.
         ratios: width : height of the others; two for each.
-        between: one more square at each cell, between this level's size and the next one's.
     """
     return _on_mobile(
         MOBILENET_V2,
@@ -200,7 +195,7 @@ def bpn300_mobilenetv2(
         trunk_norm=trunk_norm,
         stages=_bpn_stages(stages, ious),
         width=width,
-        anchors=_anchors(sizes, ratios, between=between),
+        anchors=_anchors(sizes, ratios),
     )
 
 
@@ -215,7 +210,6 @@ def bpn320_efficientnet_lite0(
     width: int = SEPARABLE_WIDTH,
     sizes: Sequence[float] = SIZES_320,
     ratios: Sequence[float] = RATIOS,
-    between: bool = False,
 ) -> DetectionNetwork:
     """The same on EfficientNet-Lite0: 40×40 … 5×5 maps, 6375 default boxes. Arguments as for `bpn300_mobilenetv2`."""
     return _on_mobile(
@@ -225,7 +219,7 @@ def bpn320_efficientnet_lite0(
         trunk_norm=trunk_norm,
         stages=_bpn_stages(stages, ious),
         width=width,
-        anchors=_anchors(sizes, ratios, between=between),
+        anchors=_anchors(sizes, ratios),
     )
 
 
