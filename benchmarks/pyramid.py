@@ -6,7 +6,7 @@
 DATA holds the folders `bccd` and `voc_sample`. Every variant starts from the backbone of the shipped model, with a neck
 and heads of random weights, and learns by the default recipe. A variant is a name, then arguments of the builder or
 options of training (KEY=VALUE). Runs are left in WORK; a line per run is printed, and appended to WORK/pyramid.md. With
-more than one variant the others' gain over the first at the same seed follows, with its paired interval.
+more than one variant the others' gain over the first follows, with its paired interval over pictures.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import multibox
 from multibox.catalogue import DEFAULT_MODEL
-from multibox.evaluation import EvaluationSet, compare, load_evaluation
+from multibox.evaluation import EvaluationSet, load_evaluation
+from multibox.evaluation.uncertainty import measure
 from multibox.models.registry import arguments_of
 
 DATA: dict[str, tuple[str, dict[str, Any], str]] = {  # folder, options of training, and the split to measure
@@ -68,15 +71,21 @@ def rows(arguments: argparse.Namespace) -> Iterator[str]:
                 yield f"| {name} | {variant} | {seed} | {numbers} | {seconds:.0f} |"
         first, *others = arguments.variants
         for variant in others:
-            for seed in arguments.seeds:
-                yield gain(name, variant, seed, found[first, seed], found[variant, seed])
+            yield gain(name, variant, [(found[first, seed], found[variant, seed]) for seed in arguments.seeds])
 
 
-def gain(name: str, variant: str, seed: int, before: EvaluationSet, after: EvaluationSet) -> str:
-    """What a variant has more than the first one, measured on the same pictures."""
-    found = compare(before, after, metrics=GAINS)
-    parts = (f"{found[m].difference:+.4f} {m} ({found[m].low:+.4f} … {found[m].high:+.4f})" for m in GAINS)
-    return f"{name}, seed {seed}: {variant} gains {', '.join(parts)}"
+def gain(name: str, variant: str, pairs: Sequence[tuple[EvaluationSet, EvaluationSet]]) -> str:
+    """What a variant has more than the first one in the mean of the seeds, on the same drawn pictures for all."""
+    count = len(pairs[0][0])
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=1000).T
+    weights = np.concatenate([np.ones((count, 1)), draws], axis=1)
+    apart = [(measure(before, GAINS, weights), measure(after, GAINS, weights)) for before, after in pairs]
+    parts = []
+    for metric in GAINS:
+        each = np.mean([after[metric] - before[metric] for before, after in apart], axis=0)
+        low, high = np.nanquantile(each[1:], (0.025, 0.975))
+        parts.append(f"{each[0]:+.4f} {metric} ({low:+.4f} … {high:+.4f})")
+    return f"{name}, mean of {len(pairs)} seeds: {variant} gains {', '.join(parts)}"
 
 
 def main() -> None:

@@ -154,7 +154,8 @@ def test_foreign_weights_are_recognised_and_converted(
     assert recognised(toy_folder.parent) is None
     monkeypatch.chdir(toy_folder.parent)
     code, said = said_by(["import", "theirs", "onnx=false", "name=ours"], capsys, monkeypatch)
-    assert (code, said) == (0, "theirs: a toy's weights, by its file toy\n")
+    assert (code, said.splitlines()[0]) == (0, "theirs: a toy's weights, by its file toy")
+    assert said.splitlines()[1:] == ["try it: multibox predict PICTURE model=ours.safetensors"]
     card = read_safetensors_card(Path("ours.safetensors"))
     assert (card.name, card.source, card.licence) == ("ours", "a toy", "Apache-2.0")
     assert start_from("theirs", ClassMap(("b", "c"))).carried == ("b",)
