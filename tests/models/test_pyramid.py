@@ -65,7 +65,7 @@ def test_a_pyramid_of_fewer_stages(stages: int) -> None:
         found = FoldedNetwork(network).eval()(images)
     torch.testing.assert_close(found.logits, sum(stage.logits for stage in raw) / stages)
     torch.testing.assert_close(found.offsets, folded.offsets)
-    assert [stage.matching.positive_threshold for stage in network.spec.stages] == [0.5, 0.65, 0.75][:stages]
+    assert [stage.matching.positive_threshold for stage in network.spec.stages] == [0.5, 0.6, 0.7][:stages]
     assert [level["stride"] for level in summarise(network)["levels"]] == [8, 16, 32, 64]
 
 

@@ -3,7 +3,7 @@
 The text of the second paper was not at hand. From its abstract and its figure come the bidirectional pyramid, the
 levels of stride 8 to 64, and that each of three rows refines the boxes of the row before under a stricter overlap.
 Reconstructed are the class scores of every stage and their mean, the layers, the default boxes (those of RefineDet) and
-the loss (the plain sum over the stages); the overlaps are 0.5, 0.6 and 0.7, and stricter ones in the light networks.
+the loss (the plain sum over the stages); the overlaps are 0.5, 0.6 and 0.7.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 IOUS = (0.5, 0.6, 0.7)
-LIGHT_IOUS = (0.5, 0.65, 0.75)  # measured: docs/family.md
 GATE = 0.01  # RefineDet, section 3.4: a default box is dropped when it is background with a probability above 0.99
 SIZES_320 = (0.1, 0.2, 0.4, 0.8)  # four strides: 32, 64, 128, 256 of 320 pixels
 SIZES_512 = (0.0625, 0.125, 0.25, 0.5)  # the same of 512 pixels
@@ -169,7 +168,7 @@ def bpn300_mobilenetv2(
     size_hw: tuple[int, int] = (300, 300),
     trunk_norm: bool = True,
     stages: int = 3,
-    ious: Sequence[float] = LIGHT_IOUS,
+    ious: Sequence[float] = IOUS,
     width: int = SEPARABLE_WIDTH,
     sizes: Sequence[float] = SIZES_320,
     ratios: Sequence[float] = RATIOS,
@@ -206,7 +205,7 @@ def bpn320_efficientnet_lite0(
     size_hw: tuple[int, int] = (320, 320),
     trunk_norm: bool = True,
     stages: int = 3,
-    ious: Sequence[float] = LIGHT_IOUS,
+    ious: Sequence[float] = IOUS,
     width: int = SEPARABLE_WIDTH,
     sizes: Sequence[float] = SIZES_320,
     ratios: Sequence[float] = RATIOS,
